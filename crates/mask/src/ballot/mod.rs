@@ -1,0 +1,3 @@
+//! x
+/// b
+pub struct Ballot;
