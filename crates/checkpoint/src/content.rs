@@ -1,0 +1,112 @@
+//! The digest of a checkpoint's weights, whatever their sharding.
+//!
+//! Over the tensors that the model computes with, sorted by name (bytewise):
+//!
+//! ```text
+//! BLAKE3( "fedprune checkpoint content v1\0" ‖ tensor count: u64
+//!         ‖ for each: name length: u32 ‖ name ‖ dtype name length: u32 ‖ dtype name ("bf16", "f16", "f32")
+//!                     ‖ dimensions: u32 ‖ each: u64 ‖ BLAKE3(stored bytes) )        all little-endian
+//! ```
+//!
+//! Not part of it: file names, tensor order, header metadata, tensors that the model does not use (they
+//! change nothing that it computes), and `config.json`.
+//!
+//! Large tensors are hashed window by window on all cores and their pages released behind the reader, so
+//! that resident memory is bounded by a window.
+
+use std::ops::Range;
+
+use fedprune_mask::Digest;
+
+use crate::checkpoint::{Checkpoint, Shard, Tensor};
+
+/// Separates this digest from every other use of BLAKE3 here; its version changes with the encoding above.
+const DOMAIN: &[u8] = b"fedprune checkpoint content v1\0";
+/// Bytes hashed, reported and released at a time. A power of two, so that BLAKE3's tree splits evenly
+/// among the cores.
+pub(crate) const WINDOW_BYTES: usize = 8 << 20;
+/// From here on, splitting one hash among cores is worth its cost.
+const PARALLEL_BYTES: usize = 128 << 10;
+
+impl Checkpoint {
+    /// Digest of the weights: the same for the same tensors in any sharding, different when one bit, name,
+    /// shape or dtype of a tensor that the model uses differs.
+    ///
+    /// Reads all of them once, on all cores. `progress` is told the bytes hashed since its last call; they
+    /// add up to [`digest_bytes`](Self::digest_bytes).
+    pub fn content_digest(&self, progress: &(dyn Fn(u64) + Sync)) -> Digest {
+        let mut hashes: Vec<Option<blake3::Hash>> = vec![None; self.tensors.len()];
+        for shard in &self.shards {
+            // Small neighbours share a release: one call for each would cost more than hashing them.
+            let mut unreleased = shard.data_start..shard.data_start;
+            for &at in &shard.order {
+                let tensor = &self.tensors[at];
+                if tensor.used.is_none() {
+                    continue;
+                }
+                hashes[at] = Some(hash_mapped(shard, tensor.range.clone(), &mut unreleased, progress));
+            }
+            shard.release(unreleased);
+        }
+        digest_of(&self.tensors, &hashes)
+    }
+
+    /// Bytes that [`content_digest`](Self::content_digest) reads.
+    pub fn digest_bytes(&self) -> u64 {
+        let used = self.tensors.iter().filter(|tensor| tensor.used.is_some());
+        used.map(|tensor| tensor.range.len() as u64).sum()
+    }
+}
+
+/// Hashes part of a shard, releasing its pages once a window's worth has been read.
+fn hash_mapped(
+    shard: &Shard,
+    range: Range<usize>,
+    unreleased: &mut Range<usize>,
+    progress: &(dyn Fn(u64) + Sync),
+) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    for start in range.clone().step_by(WINDOW_BYTES) {
+        let end = range.end.min(start + WINDOW_BYTES);
+        update(&mut hasher, &shard.bytes()[start..end]);
+        unreleased.end = end;
+        if unreleased.len() >= WINDOW_BYTES {
+            shard.release(unreleased.clone());
+            unreleased.start = end;
+        }
+        progress((end - start) as u64);
+    }
+    hasher.finalize()
+}
+
+/// Feeds bytes to a hasher, on all cores where that pays.
+pub(crate) fn update(hasher: &mut blake3::Hasher, bytes: &[u8]) {
+    if bytes.len() >= PARALLEL_BYTES {
+        hasher.update_rayon(bytes);
+    } else {
+        hasher.update(bytes);
+    }
+}
+
+/// The digest, from the tensors in name order and the hash of each one's bytes; unused ones have none.
+pub(crate) fn digest_of(tensors: &[Tensor], hashes: &[Option<blake3::Hash>]) -> Digest {
+    let used = || {
+        let pairs = tensors.iter().zip(hashes);
+        pairs.filter_map(|(tensor, hash)| Some((tensor, tensor.used?.name(), (*hash)?)))
+    };
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(DOMAIN);
+    hasher.update(&(used().count() as u64).to_le_bytes());
+    for (tensor, dtype, hash) in used() {
+        for text in [tensor.name.as_str(), dtype] {
+            hasher.update(&(text.len() as u32).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        hasher.update(&(tensor.shape.len() as u32).to_le_bytes());
+        for &dimension in &tensor.shape {
+            hasher.update(&(dimension as u64).to_le_bytes());
+        }
+        hasher.update(hash.as_bytes());
+    }
+    hasher.finalize().into()
+}
