@@ -1,0 +1,166 @@
+//! Causal attention with grouped queries, in slices of query rows.
+//!
+//! At 2,048 tokens and 32 heads a full score tensor takes 512 MB; a slice takes at most
+//! [`SCORE_BYTES_CPU`]. A slice attends only to the keys up to its own end, which also saves almost half
+//! of the products. Keys and values are not repeated per query head: the heads of a group are
+//! stacked as rows of one product.
+
+use candle_core::{DType, Result, Tensor};
+
+use crate::kernels::CausalSoftmax;
+
+/// Most bytes of one slice of scores on the processor, where they should stay in cache.
+pub(crate) const SCORE_BYTES_CPU: usize = 8 << 20;
+/// On a GPU: fewer, larger launches.
+pub(crate) const SCORE_BYTES_GPU: usize = 256 << 20;
+/// Query rows of one slice at most: the part of the diagonal that is computed and thrown away.
+const MAX_SLICE_TOKENS: usize = 128;
+
+/// Attention of every query to the keys before it and itself.
+///
+/// `query`: (tokens, heads, head_dim); `key` and `value`: (tokens, key_value_heads, head_dim). `window`
+/// limits how many keys a query sees, itself included. Returns (tokens, heads × head_dim).
+pub(crate) fn attend(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    window: Option<usize>,
+    score_bytes: usize,
+) -> Result<Tensor> {
+    let (tokens, heads, head_dim) = query.dims3()?;
+    let groups = key.dim(1)?;
+    let shared = heads / groups;
+    let key = key.transpose(0, 1)?.contiguous()?;
+    let value = value.transpose(0, 1)?.contiguous()?;
+    let row_bytes = heads * tokens * query.dtype().size_in_bytes();
+    let slice_tokens = (score_bytes / row_bytes.max(1)).clamp(1, MAX_SLICE_TOKENS);
+
+    let mut slices = Vec::with_capacity(tokens.div_ceil(slice_tokens));
+    for first_query in (0..tokens).step_by(slice_tokens) {
+        let end = (first_query + slice_tokens).min(tokens);
+        let queries = end - first_query;
+        let first_key = window.map_or(0, |window| (first_query + 1).saturating_sub(window));
+        let keys = end - first_key;
+        // (queries, groups, shared, head_dim) to (groups, shared × queries, head_dim)
+        let query = query
+            .narrow(0, first_query, queries)?
+            .reshape((queries, groups, shared, head_dim))?
+            .permute((1, 2, 0, 3))?
+            .contiguous()?
+            .reshape((groups, shared * queries, head_dim))?;
+        let scores = query.matmul(&key.narrow(1, first_key, keys)?.t()?)?;
+        let softmax =
+            CausalSoftmax { scale: (head_dim as f32).sqrt().recip(), first_query, queries, first_key, window };
+        let weights = weigh(scores, softmax)?;
+        let mixed = weights.matmul(&value.narrow(1, first_key, keys)?)?;
+        slices.push(
+            mixed
+                .reshape((groups, shared, queries, head_dim))?
+                .permute((2, 0, 1, 3))?
+                .contiguous()?
+                .reshape((queries, heads * head_dim))?,
+        );
+    }
+    match slices.len() {
+        1 => Ok(slices.swap_remove(0)),
+        _ => Tensor::cat(&slices, 0),
+    }
+}
+
+/// Softmax over the visible keys: our kernel for f32 on the processor, tensor operations in f32 elsewhere.
+fn weigh(scores: Tensor, softmax: CausalSoftmax) -> Result<Tensor> {
+    if scores.device().is_cpu() && scores.dtype() == DType::F32 {
+        scores.inplace_op1(&softmax)?;
+        return Ok(scores);
+    }
+    weigh_anywhere(&scores, &softmax)
+}
+
+fn weigh_anywhere(scores: &Tensor, softmax: &CausalSoftmax) -> Result<Tensor> {
+    let (groups, rows, keys) = scores.dims3()?;
+    let (queries, device) = (softmax.queries, scores.device());
+    let positions = |first: usize, count: usize| Tensor::arange(first as i64, (first + count) as i64, device);
+    let at = positions(softmax.first_query, queries)?.reshape((queries, 1))?;
+    let keys_at = positions(softmax.first_key, keys)?.reshape((1, keys))?;
+    let shape = (groups, rows / queries, queries, keys);
+    let scaled = (scores.to_dtype(DType::F32)? * f64::from(softmax.scale))?.reshape(shape)?;
+    let hidden = Tensor::new(f32::NEG_INFINITY, device)?.broadcast_as(scaled.shape())?;
+    let mut masked = keys_at.broadcast_gt(&at)?.broadcast_as(scaled.shape())?.where_cond(&hidden, &scaled)?;
+    if let Some(window) = softmax.window {
+        // a key is too old when key + window ≤ query
+        let too_old = (keys_at + window as f64)?.broadcast_le(&at)?;
+        masked = too_old.broadcast_as(scaled.shape())?.where_cond(&hidden, &masked)?;
+    }
+    candle_nn::ops::softmax_last_dim(&masked.contiguous()?)?.reshape((groups, rows, keys))?.to_dtype(scores.dtype())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn values(shape: (usize, usize, usize), salt: usize) -> Tensor {
+        let count = shape.0 * shape.1 * shape.2;
+        let values: Vec<f32> = (0..count).map(|i| (((i + salt) * 7919) % 2003) as f32 / 500.0 - 2.0).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    /// One head and one query at a time, in f64.
+    fn plain(query: &Tensor, key: &Tensor, value: &Tensor, window: Option<usize>) -> Vec<f64> {
+        let read = |tensor: &Tensor| tensor.to_vec3::<f32>().unwrap();
+        let (query, key, value) = (read(query), read(key), read(value));
+        let (heads, groups, head_dim) = (query[0].len(), key[0].len(), key[0][0].len());
+        let mut out = Vec::new();
+        for at in 0..query.len() {
+            for head in 0..heads {
+                let group = head / (heads / groups);
+                let oldest = window.map_or(0, |window| (at + 1).saturating_sub(window));
+                let weight = |key_at: usize| {
+                    let dot: f64 =
+                        (0..head_dim).map(|d| f64::from(query[at][head][d]) * f64::from(key[key_at][group][d])).sum();
+                    (dot / (head_dim as f64).sqrt()).exp()
+                };
+                let total: f64 = (oldest..=at).map(weight).sum();
+                for d in 0..head_dim {
+                    let sum: f64 =
+                        (oldest..=at).map(|key_at| weight(key_at) * f64::from(value[key_at][group][d])).sum();
+                    out.push(sum / total);
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn slices_of_any_size_equal_the_definition() {
+        let (tokens, heads, groups, head_dim) = (37, 6, 2, 8);
+        let query = values((tokens, heads, head_dim), 0);
+        let (key, value) = (values((tokens, groups, head_dim), 5), values((tokens, groups, head_dim), 11));
+        for window in [None, Some(1), Some(9), Some(100)] {
+            let expected = plain(&query, &key, &value, window);
+            let row = heads * tokens * 4;
+            for score_bytes in [1, 5 * row, 16 * row, usize::MAX] {
+                let got = attend(&query, &key, &value, window, score_bytes).unwrap();
+                assert_eq!(got.dims(), [tokens, heads * head_dim]);
+                let got = got.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                for (got, expected) in got.iter().zip(&expected) {
+                    assert!((f64::from(*got) - expected).abs() < 1e-5, "{window:?}, {score_bytes}");
+                }
+            }
+        }
+    }
+
+    /// The operations that a GPU uses give the same weights as the kernel.
+    #[test]
+    fn both_softmaxes_agree() {
+        for window in [None, Some(3)] {
+            let softmax = || CausalSoftmax { scale: 0.3, first_query: 9, queries: 4, first_key: 2, window };
+            let scores = values((2, 12, 11), 3);
+            let anywhere = weigh_anywhere(&scores, &softmax()).unwrap();
+            let kernel = weigh(scores, softmax()).unwrap();
+            let difference = (anywhere - kernel).unwrap().abs().unwrap().max_all().unwrap();
+            assert!(difference.to_scalar::<f32>().unwrap() < 1e-6);
+        }
+    }
+}

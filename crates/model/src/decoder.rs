@@ -1,0 +1,135 @@
+//! What all blocks share: the configuration, the device, the rotary tables, the embeddings.
+
+use candle_core::{DType, Device, Tensor};
+use fedprune_checkpoint::{Checkpoint, ModelConfig};
+
+use crate::error::Doing;
+use crate::rope::RopeTables;
+use crate::upload::upload_bytes;
+use crate::{Block, Head, ModelError};
+
+/// Longest sequence accepted, in tokens, whatever a configuration claims: bounds the rotary tables.
+pub const MAX_SEQUENCE_TOKENS: usize = 1 << 20;
+
+/// Runs the blocks of one checkpoint. Holds no weights.
+pub struct Decoder {
+    config: ModelConfig,
+    device: Device,
+    dtype: DType,
+    max_sequence_tokens: usize,
+    rope: RopeTables,
+}
+
+impl Decoder {
+    /// A decoder of `checkpoint` on `device`, computing in `dtype`, for sequences up to `max_sequence_tokens`.
+    ///
+    /// # Errors
+    /// [`ModelError::SequenceTooLong`] beyond the model's positions, [`ModelError::Config`] when its numbers make
+    /// no model, [`ModelError::DTypeUnsupported`] when the device cannot compute in `dtype`.
+    pub fn new(
+        checkpoint: &Checkpoint,
+        device: &Device,
+        dtype: DType,
+        max_sequence_tokens: usize,
+    ) -> Result<Self, ModelError> {
+        let config = checkpoint.config().clone();
+        check_sequence(&config, max_sequence_tokens)?;
+        if dtype == DType::BF16 && device.is_cpu() {
+            crate::ComputeDType::BF16.on(device)?;
+        }
+        let even = config.head_dim.is_multiple_of(2);
+        if config.head_dim == 0 || !even || config.key_value_heads == 0 {
+            return Err(ModelError::Config(format!(
+                "rotary attention needs an even `head_dim` and at least one key-value head, not {} and {}",
+                config.head_dim, config.key_value_heads
+            )));
+        }
+        if !config.attention_heads.is_multiple_of(config.key_value_heads) {
+            return Err(ModelError::Config(format!(
+                "`num_attention_heads` {} is no multiple of `num_key_value_heads` {}",
+                config.attention_heads, config.key_value_heads
+            )));
+        }
+        let rope = RopeTables::new(&config.rope, config.head_dim, max_sequence_tokens, dtype, device)?;
+        Ok(Self { config, device: device.clone(), dtype, max_sequence_tokens, rope })
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The compute dtype.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Longest sequence that it runs, in tokens.
+    pub fn max_sequence_tokens(&self) -> usize {
+        self.max_sequence_tokens
+    }
+
+    pub(crate) fn rope(&self) -> &RopeTables {
+        &self.rope
+    }
+
+    pub(crate) fn check_length(&self, tokens: usize) -> Result<(), ModelError> {
+        let limit = self.max_sequence_tokens;
+        if tokens > limit { Err(ModelError::SequenceOverDecoder { tokens, limit }) } else { Ok(()) }
+    }
+
+    /// The embeddings of `tokens`: (tokens, hidden_size). Reads only the rows that are used.
+    ///
+    /// # Errors
+    /// [`ModelError::TokenOutOfRange`] for ids outside the vocabulary.
+    pub fn embed(&self, checkpoint: &Checkpoint, tokens: &[u32]) -> Result<Tensor, ModelError> {
+        self.check_length(tokens.len())?;
+        let view = checkpoint.tensor("model.embed_tokens.weight")?;
+        let hidden_size = self.config.hidden_size;
+        let row_bytes = hidden_size * view.dtype.bytes();
+        let mut rows = Vec::with_capacity(tokens.len() * row_bytes);
+        for (position, token) in tokens.iter().enumerate() {
+            let vocabulary = self.config.vocab_size;
+            let start = (*token as usize).checked_mul(row_bytes);
+            let row = start.and_then(|start| view.bytes.get(start..start.checked_add(row_bytes)?));
+            match row {
+                Some(row) if (*token as usize) < vocabulary => rows.extend_from_slice(row),
+                _ => return Err(ModelError::TokenOutOfRange { token: *token, position, vocabulary }),
+            }
+        }
+        upload_bytes(view.dtype, &rows, (tokens.len(), hidden_size), self.dtype, &self.device)
+            .doing(|| format!("embedding {} tokens", tokens.len()))
+    }
+
+    /// Loads one block onto the device in the compute dtype.
+    ///
+    /// # Errors
+    /// [`ModelError::NoSuchBlock`], [`ModelError::Checkpoint`] for a missing tensor, [`ModelError::Compute`]
+    /// when the device is out of memory.
+    pub fn load_block(&self, checkpoint: &Checkpoint, block: usize) -> Result<Block, ModelError> {
+        Block::load(self, checkpoint, block)
+    }
+
+    /// The final norm and the vocabulary projection; the latter stays in the checkpoint until used.
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`] for a missing tensor.
+    pub fn load_head<'a>(&self, checkpoint: &'a Checkpoint) -> Result<Head<'a>, ModelError> {
+        Head::load(self, checkpoint)
+    }
+}
+
+/// Refuses sequences that are empty or longer than the model's positions.
+pub(crate) fn check_sequence(config: &ModelConfig, tokens: usize) -> Result<(), ModelError> {
+    let positions = config.max_position_embeddings.min(MAX_SEQUENCE_TOKENS);
+    match tokens {
+        0 => Err(ModelError::Zero("--seqlen")),
+        asked if asked > positions => Err(ModelError::SequenceTooLong { asked, positions }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,278 @@
+//! From paths to text to tokens.
+//!
+//! Every file is one stream of text: a `.txt` file as it is; of a `.jsonl` file one field of each record,
+//! joined by a blank line, as Wanda's data loader joins documents. A stream is tokenised in one piece, with
+//! the special tokens that `tokenizer.json` prescribes, so that tokens are those of transformers' `tok(text)`.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::ModelError;
+
+/// Most bytes of all text files together.
+pub const MAX_TEXT_BYTES: u64 = 1 << 30;
+/// Most bytes of one file: tokenising takes a multiple of it in memory.
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
+/// Most entries of all folders together.
+pub const MAX_ENTRIES: usize = 1 << 20;
+/// Deepest nesting of folders.
+pub const MAX_DEPTH: usize = 64;
+/// Largest `tokenizer.json`; that of Llama 3 has 17 MB.
+pub const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+/// What separates the records of a `.jsonl` file.
+const RECORD_SEPARATOR: &str = "\n\n";
+
+/// The model's own tokenizer.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a model folder.
+    ///
+    /// # Errors
+    /// [`ModelError::TokenizerMissing`], [`ModelError::TokenizerTooLarge`], [`ModelError::Tokenizer`].
+    pub fn open(model: &Path) -> Result<Self, ModelError> {
+        let path = model.join("tokenizer.json");
+        if !path.is_file() {
+            return Err(ModelError::TokenizerMissing { path });
+        }
+        let (bytes, more) = read_at_most(&path, MAX_TOKENIZER_BYTES)?;
+        if more {
+            let (bytes, limit) = (file_bytes(&path)?, MAX_TOKENIZER_BYTES);
+            return Err(ModelError::TokenizerTooLarge { path, bytes, limit });
+        }
+        let problem = "is no tokenizer that can be read; take it anew from the model's page";
+        match tokenizers::Tokenizer::from_bytes(&bytes) {
+            Ok(mut inner) => {
+                // settings for batches of short texts, which `tok(text)` ignores as well
+                inner.with_padding(None);
+                if let Err(source) = inner.with_truncation(None) {
+                    return Err(ModelError::Tokenizer { path, problem, source });
+                }
+                Ok(Self { inner, path })
+            }
+            Err(source) => Err(ModelError::Tokenizer { path, problem, source }),
+        }
+    }
+
+    /// The token ids of `text`, special tokens included.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        match self.inner.encode_fast(text, true) {
+            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+            Err(source) => {
+                let problem = "failed to tokenise the text";
+                Err(ModelError::Tokenizer { path: self.path.clone(), problem, source })
+            }
+        }
+    }
+}
+
+/// How a file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Plain,
+    JsonLines,
+}
+
+/// A text file that was found, not yet read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextFile {
+    path: PathBuf,
+    format: Format,
+    bytes: u64,
+}
+
+impl TextFile {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its size when it was found.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Reads its text; `field` is the one taken from each record of a `.jsonl` file.
+    ///
+    /// # Errors
+    /// [`ModelError::Read`], [`ModelError::NotUtf8`], [`ModelError::Record`], and [`ModelError::TooMuchText`]
+    /// when the file grew beyond [`MAX_FILE_BYTES`].
+    pub fn read(&self, field: &str) -> Result<String, ModelError> {
+        let (bytes, more) = read_at_most(&self.path, MAX_FILE_BYTES)?;
+        if more {
+            return Err(file_too_large(&self.path, file_bytes(&self.path)?));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| ModelError::NotUtf8 {
+            path: self.path.clone(),
+            offset: error.utf8_error().valid_up_to(),
+        })?;
+        match self.format {
+            Format::Plain => Ok(text),
+            Format::JsonLines => self.records(&text, field),
+        }
+    }
+
+    /// The field of every record; lines of white space are skipped.
+    fn records(&self, lines: &str, field: &str) -> Result<String, ModelError> {
+        let mut text = String::new();
+        let mut first = true;
+        for (index, line) in lines.lines().enumerate() {
+            if line.trim().is_empty() {
+                continue;
+            }
+            let refuse = |problem| Err(ModelError::Record { path: self.path.clone(), line: index + 1, problem });
+            let record: serde_json::Value = match serde_json::from_str(line) {
+                Ok(record) => record,
+                Err(error) => return refuse(format!("is no JSON record: {error}")),
+            };
+            let Some(record) = record.as_object() else {
+                return refuse("is no JSON object, such as {\"text\": \"…\"}".to_owned());
+            };
+            let Some(value) = record.get(field) else {
+                let fields: Vec<String> = record.keys().take(8).map(|key| format!("`{}`", shorten(key))).collect();
+                return refuse(format!("has no field `{field}`, only {}; use --field", fields.join(", ")));
+            };
+            let Some(value) = value.as_str() else {
+                return refuse(format!("field `{field}` is no string; use --field to name the one with text"));
+            };
+            if !first {
+                text.push_str(RECORD_SEPARATOR);
+            }
+            first = false;
+            text.push_str(value);
+        }
+        Ok(text)
+    }
+}
+
+/// The text files among `paths`: files as given, folders searched through all their subfolders and sorted by path.
+///
+/// Other files in folders are ignored; a file given by name must be `.txt` or `.jsonl`. Links to files are
+/// followed, links to folders are not.
+///
+/// # Errors
+/// [`ModelError::Read`], [`ModelError::NotText`], [`ModelError::NoFiles`], [`ModelError::FolderTooLarge`].
+pub fn find_text_files(paths: &[PathBuf]) -> Result<Vec<TextFile>, ModelError> {
+    let mut files = Vec::new();
+    let mut entries = 0;
+    for path in paths {
+        let metadata = fs::metadata(path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
+        if metadata.is_dir() {
+            let mut found = Vec::new();
+            walk(path, 0, &mut entries, &mut found)?;
+            found.sort_by(|a, b| a.path.cmp(&b.path));
+            files.extend(found);
+        } else {
+            let Some(format) = format_of(path) else {
+                return Err(ModelError::NotText { path: path.clone() });
+            };
+            files.push(TextFile { path: path.clone(), format, bytes: metadata.len() });
+        }
+    }
+    if files.is_empty() {
+        let listed: Vec<String> = paths.iter().take(8).map(|path| format!("`{}`", path.display())).collect();
+        return Err(ModelError::NoFiles(listed.join(", ")));
+    }
+    Ok(files)
+}
+
+fn walk(folder: &Path, depth: usize, entries: &mut usize, found: &mut Vec<TextFile>) -> Result<(), ModelError> {
+    let failed = |source| ModelError::Read { path: folder.to_owned(), source };
+    let too_large = |problem| ModelError::FolderTooLarge { path: folder.to_owned(), problem };
+    if depth > MAX_DEPTH {
+        return Err(too_large(format!("is nested more than {MAX_DEPTH} folders deep")));
+    }
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        *entries += 1;
+        if *entries > MAX_ENTRIES {
+            return Err(too_large(format!("brings the folders to more than {MAX_ENTRIES} entries")));
+        }
+        let entry = entry.map_err(failed)?;
+        let path = entry.path();
+        let failed = |source| ModelError::Read { path: path.clone(), source };
+        if entry.file_type().map_err(failed)?.is_dir() {
+            walk(&path, depth + 1, entries, found)?;
+        } else if let Some(format) = format_of(&path) {
+            let metadata = fs::metadata(&path).map_err(failed)?;
+            if metadata.is_file() {
+                found.push(TextFile { path, format, bytes: metadata.len() });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn format_of(path: &Path) -> Option<Format> {
+    let extension = path.extension()?;
+    if extension.eq_ignore_ascii_case("txt") {
+        Some(Format::Plain)
+    } else if extension.eq_ignore_ascii_case("jsonl") {
+        Some(Format::JsonLines)
+    } else {
+        None
+    }
+}
+
+/// Keeps the size of all text that is read within [`MAX_TEXT_BYTES`], and of each file within [`MAX_FILE_BYTES`].
+#[derive(Debug, Default)]
+pub(crate) struct TextBudget {
+    bytes: u64,
+}
+
+impl TextBudget {
+    /// Accounts for a file before it is read.
+    pub(crate) fn take(&mut self, file: &TextFile) -> Result<(), ModelError> {
+        if file.bytes > MAX_FILE_BYTES {
+            return Err(file_too_large(&file.path, file.bytes));
+        }
+        self.bytes += file.bytes;
+        if self.bytes > MAX_TEXT_BYTES {
+            return Err(ModelError::TooMuchText {
+                path: file.path.clone(),
+                bytes: self.bytes,
+                limit: MAX_TEXT_BYTES,
+                scope: "read at once",
+                remedy: "pass fewer files, or --sampling sequential, which stops at the last window",
+            });
+        }
+        Ok(())
+    }
+}
+
+fn file_too_large(path: &Path, bytes: u64) -> ModelError {
+    ModelError::TooMuchText {
+        path: path.to_owned(),
+        bytes,
+        limit: MAX_FILE_BYTES,
+        scope: "of one file",
+        remedy: "split it, for instance with `split -C 32m --additional-suffix=.txt`",
+    }
+}
+
+/// At most `limit` bytes of a file, and whether there are more.
+fn read_at_most(path: &Path, limit: u64) -> Result<(Vec<u8>, bool), ModelError> {
+    let failed = |source| ModelError::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let more = bytes.len() as u64 > limit;
+    Ok((bytes, more))
+}
+
+fn file_bytes(path: &Path) -> Result<u64, ModelError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.len()),
+        Err(source) => Err(ModelError::Read { path: path.to_owned(), source }),
+    }
+}
+
+fn shorten(name: &str) -> String {
+    name.chars().take(40).collect()
+}
