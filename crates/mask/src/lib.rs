@@ -33,10 +33,13 @@ pub mod sparsity;
 pub mod tally;
 pub mod weights;
 
-pub use ballot::Ballot;
+pub use ballot::{Ballot, encode_ballot, encode_mask, peek_header};
 pub use digest::Digest;
 pub use layout::{Layout, Matrix, Tap};
 pub use matrix_mask::MatrixMask;
 pub use norms::NormVector;
+pub use score::Pruner;
+pub use select::derive_mask;
 pub use sparsity::{Group, Sparsity};
-pub use weights::{DType, WeightsView};
+pub use tally::{Counts, Tally};
+pub use weights::{DType, MatrixSource, WeightsView};

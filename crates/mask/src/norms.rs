@@ -15,7 +15,7 @@ const FRACTION_BITS: u32 = 7;
 /// A common scale changes no mask, so the vector is multiplied by the even power of two that brings
 /// its largest exponent field to 253 or 254. Moving up is exact, subnormals included; an even power
 /// keeps √s of RIA exact too (√2 would not be).
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NormVector {
     bits: Vec<u16>,
 }

@@ -14,9 +14,44 @@
 use rayon::prelude::*;
 
 use crate::matrix_mask::MatrixMask;
-use crate::score::Keys;
+use crate::norms::NormVector;
+use crate::score::{Keys, Pruner, WidthError};
 use crate::sparsity::{Group, Sparsity};
 use crate::weights::WeightsView;
+
+/// What keeps a mask from being derived.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeriveError {
+    /// Norms of another width than the matrix.
+    #[error(transparent)]
+    Width(#[from] WidthError),
+    /// An n:m group on a width that m does not divide.
+    #[error("group `{group}` does not divide a row of {columns} inputs; use the group row or layer")]
+    Indivisible {
+        /// The n:m group.
+        group: Group,
+        /// in_features.
+        columns: usize,
+    },
+}
+
+/// The mask that `pruner` gives `weights` under `norms`: what a silo votes, and what everyone rebuilds.
+///
+/// # Errors
+/// [`DeriveError`] when norms or group do not fit the width of the matrix.
+pub fn derive_mask(
+    pruner: Pruner,
+    group: Group,
+    sparsity: Sparsity,
+    weights: WeightsView<'_>,
+    norms: &NormVector,
+) -> Result<MatrixMask, DeriveError> {
+    if matches!(group, Group::NofM { m, .. } if !weights.columns().is_multiple_of(m as usize)) {
+        return Err(DeriveError::Indivisible { group, columns: weights.columns() });
+    }
+    let keys = pruner.keys(weights, norms)?;
+    Ok(select(weights, &*keys, group, sparsity))
+}
 
 /// Bits of one radix digit; its histogram stays in the second-level cache.
 const DIGIT_BITS: u32 = 14;
@@ -427,8 +462,7 @@ pub fn select_by_sorting(weights: WeightsView<'_>, keys: &dyn Keys, group: Group
 mod tests {
     use super::*;
     use crate::DType;
-    use crate::norms::NormVector;
-    use crate::score::{PRUNERS, Pruner};
+    use crate::score::PRUNERS;
     use half::bf16;
     use proptest::prelude::*;
 

@@ -20,7 +20,7 @@ pub struct Sparsity {
 }
 
 /// Among which weights a weight competes for being kept.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, bincode::Encode)]
 pub enum Group {
     /// The whole matrix is one pool.
     Layer,
@@ -113,6 +113,11 @@ impl Sparsity {
 }
 
 impl Group {
+    /// The n:m group, if 0 < n < m ≤ [`MAX_M`].
+    fn n_of_m(n: u32, m: u32) -> Option<Self> {
+        (n > 0 && n < m && m <= MAX_M).then_some(Group::NofM { n, m })
+    }
+
     /// The sparsity that an n:m group fixes.
     pub fn fixed_sparsity(self) -> Option<Sparsity> {
         match self {
@@ -231,6 +236,26 @@ impl<Context> bincode::Decode<Context> for Sparsity {
     }
 }
 
+bincode::impl_borrow_decode!(Sparsity);
+
+impl<Context> bincode::Decode<Context> for Group {
+    fn decode<D: bincode::de::Decoder>(decoder: &mut D) -> Result<Self, bincode::error::DecodeError> {
+        let variant: u32 = bincode::Decode::decode(decoder)?;
+        match variant {
+            0 => Ok(Group::Layer),
+            1 => Ok(Group::Row),
+            2 => Ok(Group::Column),
+            3 => {
+                let (n, m): (u32, u32) = bincode::Decode::decode(decoder)?;
+                Group::n_of_m(n, m).ok_or(bincode::error::DecodeError::Other("n:m group outside 0 < n < m ≤ 64"))
+            }
+            _ => Err(bincode::error::DecodeError::Other("unknown group")),
+        }
+    }
+}
+
+bincode::impl_borrow_decode!(Group);
+
 impl FromStr for Group {
     type Err = SparsityError;
 
@@ -244,10 +269,8 @@ impl FromStr for Group {
                 let (n, m) = text.split_once(':').ok_or_else(error)?;
                 let n = digits(n).ok_or_else(error)?;
                 let m = digits(m).ok_or_else(error)?;
-                if n == 0 || n >= m || m > u64::from(MAX_M) {
-                    return Err(error());
-                }
-                Ok(Group::NofM { n: n as u32, m: m as u32 })
+                let (n, m) = (u32::try_from(n).map_err(|_| error())?, u32::try_from(m).map_err(|_| error())?);
+                Group::n_of_m(n, m).ok_or_else(error)
             }
         }
     }

@@ -57,6 +57,15 @@ pub struct WeightsView<'a> {
     bytes: &'a [u8],
 }
 
+/// Whoever holds the weights of a layout, such as a checkpoint.
+pub trait MatrixSource: Sync {
+    /// The weights of the matrix at this layout index.
+    fn matrix(&self, index: usize) -> WeightsView<'_>;
+
+    /// Says that the matrix is not needed for now, so that its memory may be given back.
+    fn done_with(&self, _index: usize) {}
+}
+
 /// Bytes that do not make the matrix they are said to be.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum WeightsError {

@@ -1,3 +1,283 @@
-//! x
-/// b
-pub struct Ballot;
+//! Ballots and masks as bytes: what travels, what is stored, and back.
+//!
+//! A vote's mask is a function of the public weights and the silo's norm vectors, so a ballot carries the
+//! norms (745,472 of them for LLaMA-7B, 0.7 MB) instead of the bits (809 MB) wherever that is smaller, and
+//! whoever holds the weights rebuilds the same mask, bit for bit. `bitmap` says any mask at all.
+//!
+//! After prefix and header (see [`container`](self::Header)) the body of a vote or a mask is:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | taps | one [`Encoding`] a tap, in layout order |
+//! | … | the norms of all `norms` taps together; absent if there are none, or the pruner uses no norms |
+//! | … | for each matrix of each `bitmap` tap, in layout order: method, length, packed bits |
+//!
+//! Whatever a file claims, reading it allocates what the layout implies and no more: sizes are known
+//! before anything is decompressed. Bytes that would change nothing are refused, so nothing can be
+//! smuggled and a ballot is told from another by its digest.
+
+mod bitmap_section;
+mod budgets;
+mod compress;
+mod container;
+mod encode;
+mod error;
+mod norm_section;
+
+use serde::Serialize;
+
+pub use budgets::{BudgetError, check_budgets};
+pub use container::{
+    HEADER_LIMIT, Header, Kind, MAGIC, MAX_MEMBER_NAME_BYTES, MAX_MEMBERS, MaskHeader, Member, TALLY_HEADER_LIMIT,
+    TallyHeader, VERSION, VoteHeader, peek_header,
+};
+pub(crate) use container::{Reader, check_header};
+pub use encode::{Encodings, Sink, encode_ballot, encode_mask};
+pub(crate) use error::check_shape;
+pub use error::{BallotError, EncodeError};
+
+use crate::layout::Layout;
+use crate::matrix_mask::MatrixMask;
+use crate::norms::NormVector;
+use crate::select::derive_mask;
+use crate::weights::WeightsView;
+use crate::{Digest, Group, Sparsity};
+use bitmap_section::Section;
+
+/// How the masks of one tap's matrices are carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// The tap's norm vector, from which pruner and weights give the mask.
+    Norms = 1,
+    /// The packed bits of each matrix.
+    Bitmap = 2,
+}
+
+/// Bytes of a file, by what they are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct EncodedBytes {
+    /// Prefix, header and the table of encodings.
+    pub header: u64,
+    /// The norms of all taps.
+    pub norms: u64,
+    /// Bitmaps with their prefixes.
+    pub bitmaps: u64,
+}
+
+impl EncodedBytes {
+    /// The whole file.
+    pub fn total(&self) -> u64 {
+        self.header + self.norms + self.bitmaps
+    }
+}
+
+/// The header of a ballot or of an explicit mask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum BallotHeader {
+    /// One silo's vote, as it computed it.
+    Vote(VoteHeader),
+    /// An explicit mask.
+    Mask(MaskHeader),
+}
+
+/// A parsed ballot or explicit mask over borrowed bytes, such as a memory map.
+///
+/// Norms are decoded; bitmaps are decoded when asked for. Of a file that parses, every norm vector is
+/// sound, and bitmaps have been checked for their lengths only: [`Ballot::mask`] checks the rest.
+#[derive(Debug, Clone)]
+pub struct Ballot<'a> {
+    bytes: &'a [u8],
+    layout: &'a Layout,
+    header: BallotHeader,
+    /// Per tap.
+    encodings: Vec<Encoding>,
+    /// Per tap; empty where the pruner needs none, absent where bitmaps are carried.
+    norms: Vec<Option<NormVector>>,
+    /// Per matrix.
+    sections: Vec<Option<Section<'a>>>,
+    encoded: EncodedBytes,
+}
+
+impl<'a> Ballot<'a> {
+    /// Reads a ballot or an explicit mask made for `layout`.
+    ///
+    /// # Errors
+    /// [`BallotError`] for anything that no encoder of this format writes, and for another layout.
+    pub fn parse(bytes: &'a [u8], layout: &'a Layout) -> Result<Self, BallotError> {
+        let mut reader = Reader::new(bytes);
+        let header = Header::read(&mut reader)?;
+        check_header(&header, layout)?;
+        let kind = header.kind();
+        let header = match header {
+            Header::Vote(header) => BallotHeader::Vote(header),
+            Header::Mask(header) => BallotHeader::Mask(header),
+            Header::Tally(_) => return Err(BallotError::WrongKind { found: kind, wanted: "a ballot or a mask" }),
+        };
+        let table = reader.take(layout.taps().len(), "the table of encodings")?;
+        let mut encodings = Vec::with_capacity(table.len());
+        for (&byte, range) in table.iter().zip(layout.taps()) {
+            encodings.push(match (byte, &header) {
+                (1, BallotHeader::Vote(_)) => Encoding::Norms,
+                (2, _) => Encoding::Bitmap,
+                _ => {
+                    let matrix = layout.matrices()[range.start].name.clone();
+                    return Err(BallotError::Encoding { matrix, byte, kind });
+                }
+            });
+        }
+        let mut encoded = EncodedBytes { header: (bytes.len() - reader.left()) as u64, ..EncodedBytes::default() };
+        let uses_norms = matches!(&header, BallotHeader::Vote(vote) if vote.pruner.scorer().uses_norms());
+        let norms = read_norms(&mut reader, layout, &encodings, uses_norms)?;
+        encoded.norms = (bytes.len() - reader.left()) as u64 - encoded.header;
+        let mut sections = Vec::with_capacity(layout.matrices().len());
+        for (range, encoding) in layout.taps().iter().zip(&encodings) {
+            for matrix in &layout.matrices()[range.clone()] {
+                let section = match encoding {
+                    Encoding::Norms => None,
+                    Encoding::Bitmap => Some(Section::read(&mut reader, matrix)?),
+                };
+                encoded.bitmaps += section.map_or(0, |section| section.encoded_bytes());
+                sections.push(section);
+            }
+        }
+        reader.finish()?;
+        Ok(Self { bytes, layout, header, encodings, norms, sections, encoded })
+    }
+
+    /// The bytes that were parsed.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// BLAKE3 of the bytes: the ballot's identity.
+    pub fn digest(&self) -> Digest {
+        digest_of_bytes(self.bytes)
+    }
+
+    /// The layout that it was parsed against.
+    pub fn layout(&self) -> &'a Layout {
+        self.layout
+    }
+
+    /// Its header.
+    pub fn header(&self) -> &BallotHeader {
+        &self.header
+    }
+
+    /// Content digest of the base checkpoint.
+    pub fn model(&self) -> Digest {
+        match &self.header {
+            BallotHeader::Vote(header) => header.model,
+            BallotHeader::Mask(header) => header.model,
+        }
+    }
+
+    /// The group within which its masks keep their budgets.
+    pub fn group(&self) -> Group {
+        match &self.header {
+            BallotHeader::Vote(header) => header.group,
+            BallotHeader::Mask(header) => header.group,
+        }
+    }
+
+    /// Its sparsity.
+    pub fn sparsity(&self) -> Sparsity {
+        match &self.header {
+            BallotHeader::Vote(header) => header.sparsity,
+            BallotHeader::Mask(header) => header.sparsity,
+        }
+    }
+
+    /// How many silos speak through it: 1 for a vote.
+    pub fn votes(&self) -> u32 {
+        match &self.header {
+            BallotHeader::Vote(_) => 1,
+            BallotHeader::Mask(header) => header.votes,
+        }
+    }
+
+    /// How a tap is encoded.
+    ///
+    /// # Panics
+    /// When the layout has no such tap.
+    pub fn encoding(&self, tap: usize) -> Encoding {
+        self.encodings[tap]
+    }
+
+    /// Bytes by what they are for.
+    pub fn encoded_bytes(&self) -> EncodedBytes {
+        self.encoded
+    }
+
+    /// The norms that the ballot reveals for a tap; `None` where it carries bitmaps, or the pruner needs none.
+    ///
+    /// # Panics
+    /// When the layout has no such tap.
+    pub fn norms(&self, tap: usize) -> Option<&NormVector> {
+        self.norms[tap].as_ref().filter(|norms| !norms.is_empty())
+    }
+
+    /// The mask of one matrix, from its bitmap or derived from `weights`.
+    ///
+    /// A bitmap is checked to prune exactly its budget in every pool; a derived mask does by construction.
+    ///
+    /// # Errors
+    /// [`BallotError`] when `weights` is of another shape, or the bitmap is damaged or breaks a budget.
+    ///
+    /// # Panics
+    /// When the layout has no matrix `index`.
+    pub fn mask(&self, index: usize, weights: WeightsView<'_>) -> Result<MatrixMask, BallotError> {
+        let matrix = &self.layout.matrices()[index];
+        check_shape(matrix, weights.rows(), weights.columns())?;
+        if let Some(section) = &self.sections[index] {
+            let mask = section.mask(matrix)?;
+            encode::check_mask(&mask, &matrix.name, self.group(), self.sparsity())?;
+            return Ok(mask);
+        }
+        let tap = self.layout.taps().partition_point(|range| range.end <= index);
+        match (&self.header, &self.norms[tap]) {
+            (BallotHeader::Vote(vote), Some(norms)) => {
+                derive_mask(vote.pruner, vote.group, vote.sparsity, weights, norms)
+                    .map_err(|source| BallotError::Derive { matrix: matrix.name.clone(), source })
+            }
+            _ => unreachable!("a matrix without a bitmap has norms, since parsing gave each one of the two"),
+        }
+    }
+}
+
+/// BLAKE3 of bytes of any size, on all cores where that pays.
+pub fn digest_of_bytes(bytes: &[u8]) -> Digest {
+    if bytes.len() < 1 << 18 {
+        return Digest::of(bytes);
+    }
+    blake3::Hasher::new().update_rayon(bytes).finalize().into()
+}
+
+/// The norms of every `norms` tap.
+fn read_norms(
+    reader: &mut Reader<'_>,
+    layout: &Layout,
+    encodings: &[Encoding],
+    uses_norms: bool,
+) -> Result<Vec<Option<NormVector>>, BallotError> {
+    let width = |tap: usize| if uses_norms { layout.matrices()[layout.taps()[tap].start].columns as usize } else { 0 };
+    let by_norms = |tap: &usize| encodings[*tap] == Encoding::Norms;
+    let taps = 0..encodings.len();
+    let channels: usize = taps.clone().filter(by_norms).map(width).sum();
+    let bits = if channels == 0 { Vec::new() } else { norm_section::decode(reader, channels)? };
+    let mut left = bits.as_slice();
+    taps.map(|tap| {
+        if !by_norms(&tap) {
+            return Ok(None);
+        }
+        let (bits, rest) = left.split_at(width(tap));
+        left = rest;
+        NormVector::from_canonical_bits(bits.to_vec()).map(Some).map_err(|source| BallotError::Norms {
+            matrix: layout.matrices()[layout.taps()[tap].start].name.clone(),
+            source,
+        })
+    })
+    .collect()
+}

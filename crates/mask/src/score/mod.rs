@@ -61,6 +61,12 @@ pub struct WidthError {
     columns: usize,
 }
 
+impl WidthError {
+    pub(crate) fn new(norms: usize, columns: usize) -> Self {
+        Self { norms, columns }
+    }
+}
+
 fn names() -> String {
     PRUNERS.iter().map(|pruner| pruner.name()).collect::<Vec<_>>().join(", ")
 }
@@ -110,6 +116,8 @@ impl<Context> bincode::Decode<Context> for Pruner {
         }
     }
 }
+
+bincode::impl_borrow_decode!(Pruner);
 
 impl fmt::Display for Pruner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

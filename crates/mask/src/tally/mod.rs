@@ -1,0 +1,21 @@
+//! From ballots to the global mask.
+//!
+//! `count = Σ weight · M` over the agreed ballots. In each pool of the global group the weights with the
+//! most votes are pruned first; ties fall by |W| ascending, then flat index ascending. Integers only.
+//!
+//! | module | what it answers |
+//! |---|---|
+//! | [`counts`] | how often each weight was pruned, in bit planes |
+//! | [`global`] | counts to the global mask |
+//! | [`scale`] | zeroing and support scaling of stored weights |
+//! | [`file`] | the agreed set as a file, and matrix by matrix to masks |
+
+pub mod counts;
+pub mod file;
+pub mod global;
+pub mod scale;
+
+pub use counts::{BATCH, Counts, TotalError, count_one_by_one};
+pub use file::{Tally, TallyError, Voter, encode_tally};
+pub use global::{GlobalKeys, global_mask};
+pub use scale::{apply_to_stored, support_factor};
