@@ -1,0 +1,147 @@
+//! A ballot, an explicit mask or a tally, opened from a file for a checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use fedprune_checkpoint::Checkpoint;
+use fedprune_mask::ballot::{Header, Kind, peek_header};
+use fedprune_mask::tally::{Counts, Tally};
+use fedprune_mask::{Ballot, Digest, Group, Layout, MatrixMask, Sparsity, WeightsView};
+use memmap2::Mmap;
+
+/// The bytes of a file, mapped.
+pub(crate) struct MappedFile {
+    pub path: PathBuf,
+    /// `None` for an empty file, which cannot be mapped.
+    map: Option<Mmap>,
+}
+
+impl MappedFile {
+    /// Maps `path`.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let context = || format!("cannot read `{}`", path.display());
+        let file = std::fs::File::open(path).with_context(context)?;
+        let metadata = file.metadata().with_context(context)?;
+        if !metadata.is_file() {
+            bail!("`{}` is not a file; give a ballot, mask or tally", path.display());
+        }
+        if metadata.len() == 0 {
+            return Ok(Self { path: path.to_owned(), map: None });
+        }
+        // SAFETY: the map is read-only and private to this process's view. Whoever truncates the file while it is
+        // read ends this process with a bus error; mask files are written whole and renamed, never truncated.
+        let map = unsafe { Mmap::map(&file) }.with_context(context)?;
+        Ok(Self { path: path.to_owned(), map: Some(map) })
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or_default()
+    }
+
+    /// Its header.
+    pub fn header(&self) -> anyhow::Result<Header> {
+        peek_header(self.bytes()).with_context(|| self.unusable())
+    }
+
+    /// How an error about this file begins.
+    pub fn unusable(&self) -> String {
+        format!("`{}` cannot be used", self.path.display())
+    }
+
+    /// A name for its silo: the file's name without its extension.
+    pub fn stem(&self) -> String {
+        self.path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
+    }
+}
+
+/// What a mask file holds.
+pub(crate) enum MaskFile<'a> {
+    /// One silo's ballot, or an explicit mask.
+    Ballot(Box<Ballot<'a>>),
+    /// An agreed set of ballots.
+    Tally(Box<Tally<'a>>),
+}
+
+impl<'a> MaskFile<'a> {
+    /// Parses `file`, which must have been made for the layout.
+    pub fn parse(file: &'a MappedFile, layout: &'a Layout) -> anyhow::Result<Self> {
+        let header = file.header()?;
+        Ok(match header.kind() {
+            Kind::Tally => {
+                let tally = Tally::parse(file.bytes(), layout).with_context(|| file.unusable())?;
+                Self::Tally(Box::new(tally))
+            }
+            Kind::Vote | Kind::Mask => {
+                let ballot = Ballot::parse(file.bytes(), layout).with_context(|| file.unusable())?;
+                Self::Ballot(Box::new(ballot))
+            }
+        })
+    }
+
+    /// Content digest of the checkpoint it was made for.
+    pub fn model(&self) -> Digest {
+        match self {
+            Self::Ballot(ballot) => ballot.model(),
+            Self::Tally(tally) => tally.model(),
+        }
+    }
+
+    /// The group in which it keeps its budgets.
+    pub fn group(&self) -> Group {
+        match self {
+            Self::Ballot(ballot) => ballot.group(),
+            Self::Tally(tally) => tally.group(),
+        }
+    }
+
+    /// Its sparsity.
+    pub fn sparsity(&self) -> Sparsity {
+        match self {
+            Self::Ballot(ballot) => ballot.sparsity(),
+            Self::Tally(tally) => tally.sparsity(),
+        }
+    }
+
+    /// How many silos speak through it.
+    pub fn votes(&self) -> u32 {
+        match self {
+            Self::Ballot(ballot) => ballot.votes(),
+            Self::Tally(tally) => tally.voters().len() as u32,
+        }
+    }
+
+    /// The mask of one matrix.
+    pub fn mask(&self, index: usize, weights: WeightsView<'_>) -> anyhow::Result<MatrixMask> {
+        Ok(match self {
+            Self::Ballot(ballot) => ballot.mask(index, weights)?,
+            Self::Tally(tally) => tally.matrix(index, weights)?.0,
+        })
+    }
+
+    /// The votes on one matrix, of a tally.
+    pub fn counts(&self, index: usize, weights: WeightsView<'_>) -> anyhow::Result<Option<Counts>> {
+        Ok(match self {
+            Self::Ballot(_) => None,
+            Self::Tally(tally) => Some(tally.counts(index, weights)?),
+        })
+    }
+}
+
+/// Refuses a mask that was made for other weights.
+pub(crate) fn check_model(
+    file: &MappedFile,
+    made_for: Digest,
+    checkpoint: &Checkpoint,
+    digest: Digest,
+) -> anyhow::Result<()> {
+    if made_for != digest {
+        bail!(
+            "`{}` was made for a model with content digest {made_for}, but `{}` has {digest}; \
+             give the --model that it was computed from",
+            file.path.display(),
+            checkpoint.dir().display()
+        );
+    }
+    Ok(())
+}

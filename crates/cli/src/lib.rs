@@ -1,0 +1,53 @@
+//! The `fedprune` command line: parsing apart from doing.
+//!
+//! [`args`] is what can be typed; [`commands`] has one file a command, each returning a report; [`output`] prints a
+//! report as text for people or JSON for machines; [`progress`] says on standard error how far things are.
+//!
+//! Standard output carries the report alone. Exit codes: 0 done, 1 failed, 2 not understood.
+
+pub mod args;
+pub mod commands;
+pub mod files;
+pub mod output;
+pub mod progress;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Arguments, Command, EvalCommand, MaskCommand, ModelCommand};
+use output::Report;
+use progress::Meter;
+
+/// Parses the process's arguments, runs the command, prints its report.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments).and_then(|report| output::print(&*report, arguments.global.format, &mut std::io::stdout())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A closed pipe is no failure of ours: `fedprune … | head` has seen what it wanted.
+            if output::is_broken_pipe(&error) {
+                return ExitCode::SUCCESS;
+            }
+            // Nowhere is left to report a failing standard error.
+            let _ = writeln!(std::io::stderr(), "error: {}", output::chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
+    let meter = Meter::new(arguments.global.quiet);
+    Ok(match &arguments.command {
+        Command::Model(ModelCommand::Inspect(inspect)) => Box::new(commands::model_inspect::run(inspect, &meter)?),
+        Command::Mask(MaskCommand::Compute(compute)) => Box::new(commands::mask_compute::run(compute, &meter)?),
+        Command::Mask(MaskCommand::Show(show)) => Box::new(commands::mask_show::run(show, &meter)?),
+        Command::Tally(tally) => Box::new(commands::tally::run(tally, &meter)?),
+        Command::Apply(apply) => Box::new(commands::apply::run(apply, &meter)?),
+        Command::Eval(EvalCommand::Perplexity(perplexity)) => {
+            Box::new(commands::eval_perplexity::run(perplexity, &meter)?)
+        }
+        Command::Demo(demo) => Box::new(commands::demo::run(demo, &meter)?),
+    })
+}

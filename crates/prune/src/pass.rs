@@ -1,0 +1,180 @@
+//! The block-by-block pass: measure a block, prune it, run it again.
+//!
+//! The pass does not choose masks. [`BlockPass::measure`] yields the norm vectors of the block it stands at;
+//! [`BlockPass::advance`] takes whatever masks were decided on and moves on. A silo on its own answers with its
+//! own masks ([`crate::local`]); in an iterative federation the answer is what everyone agreed on.
+//!
+//! Cost: two runs of every window through every block, save the last block's second run, which nobody reads.
+
+use candle_core::Tensor;
+use fedprune_checkpoint::Checkpoint;
+use fedprune_mask::{Layout, MatrixMask, NormVector};
+use fedprune_model::{Block, BlockSums, Decoder};
+
+use crate::error::PruneError;
+
+/// What the pass is busy with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Running calibration windows through dense weights.
+    Measuring,
+    /// Choosing the weights to prune.
+    Selecting,
+    /// Running calibration windows through pruned weights.
+    Propagating,
+}
+
+/// How far a pass has come; `done` of `total` window-runs through a block.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// What it is busy with.
+    pub stage: Stage,
+    /// The block it stands at.
+    pub block: usize,
+    /// Blocks in the model.
+    pub blocks: usize,
+    /// Window-runs done.
+    pub done: u64,
+    /// Window-runs in all.
+    pub total: u64,
+}
+
+/// What one block's linear layers read, over all calibration windows.
+pub struct Measured {
+    /// One norm vector a tap, in layout order.
+    pub norms: Vec<NormVector>,
+    /// The sums of squares that they were rounded from.
+    pub sums: BlockSums,
+}
+
+/// A pass through the decoder that stands before one of its blocks.
+pub struct BlockPass<'a> {
+    checkpoint: &'a Checkpoint,
+    decoder: &'a Decoder,
+    /// One tensor (tokens, hidden) a window: the input of the block that the pass stands at.
+    hidden: Vec<Tensor>,
+    block: usize,
+    /// The block that was measured and not yet left.
+    loaded: Option<Block>,
+    done: u64,
+    on_progress: Box<dyn FnMut(Progress) + 'a>,
+}
+
+impl<'a> BlockPass<'a> {
+    /// Embeds the calibration windows and stands before block 0.
+    ///
+    /// # Errors
+    /// [`PruneError`] when a token is outside the vocabulary.
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        decoder: &'a Decoder,
+        windows: &[Vec<u32>],
+        on_progress: impl FnMut(Progress) + 'a,
+    ) -> Result<Self, PruneError> {
+        let hidden = windows.iter().map(|tokens| decoder.embed(checkpoint, tokens)).collect::<Result<_, _>>()?;
+        let on_progress = Box::new(on_progress);
+        Ok(Self { checkpoint, decoder, hidden, block: 0, loaded: None, done: 0, on_progress })
+    }
+
+    /// The block that the pass stands at.
+    pub fn block(&self) -> usize {
+        self.block
+    }
+
+    /// Whether every block was left.
+    pub fn is_finished(&self) -> bool {
+        self.block == self.blocks()
+    }
+
+    fn blocks(&self) -> usize {
+        self.checkpoint.layout().blocks()
+    }
+
+    fn report(&mut self, stage: Stage) {
+        let (blocks, windows) = (self.blocks() as u64, self.hidden.len() as u64);
+        let total = (2 * blocks - 1) * windows;
+        (self.on_progress)(Progress { stage, block: self.block, blocks: blocks as usize, done: self.done, total });
+    }
+
+    /// Tells the observer that masks are being chosen for this block.
+    pub(crate) fn selecting(&mut self) {
+        self.report(Stage::Selecting);
+    }
+
+    /// Runs all windows through the dense block; returns what its taps saw.
+    ///
+    /// # Errors
+    /// [`PruneError`] when weights or activations are not finite, or the decoder fails.
+    pub fn measure(&mut self) -> Result<Measured, PruneError> {
+        check_finite(self.checkpoint, self.block)?;
+        let block = self.decoder.load_block(self.checkpoint, self.block)?;
+        let mut sums = BlockSums::new(self.checkpoint.config());
+        self.report(Stage::Measuring);
+        for index in 0..self.hidden.len() {
+            block.forward(self.decoder, &self.hidden[index], Some(&mut sums))?;
+            self.done += 1;
+            self.report(Stage::Measuring);
+        }
+        self.loaded = Some(block);
+        let layout = self.checkpoint.layout();
+        let norms = taps_of(layout, self.block)
+            .map(|range| {
+                let first = &layout.matrices()[range.start];
+                NormVector::from_sums(sums.sums(first.tap), self.hidden.len() as u64)
+                    .map_err(|source| PruneError::Norms { tensor: first.name.clone(), source })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Measured { norms, sums })
+    }
+
+    /// Prunes the block by `masks` (one per matrix, in layout order), runs all windows through it and moves on.
+    ///
+    /// The block need not have been measured: a run that resumes replays the blocks whose masks it knows.
+    ///
+    /// # Errors
+    /// [`PruneError`] when there is no such block or the decoder fails.
+    pub fn advance(&mut self, masks: &[MatrixMask]) -> Result<(), PruneError> {
+        if self.is_finished() {
+            return Err(PruneError::OutOfOrder { expected: self.blocks(), given: self.block });
+        }
+        let mut block = match self.loaded.take() {
+            Some(block) => block,
+            None => {
+                self.done += self.hidden.len() as u64;
+                self.decoder.load_block(self.checkpoint, self.block)?
+            }
+        };
+        if self.block + 1 < self.blocks() {
+            for (position, mask) in masks.iter().enumerate() {
+                block.prune(position, mask)?;
+            }
+            self.report(Stage::Propagating);
+            for index in 0..self.hidden.len() {
+                self.hidden[index] = block.forward(self.decoder, &self.hidden[index], None)?;
+                self.done += 1;
+                self.report(Stage::Propagating);
+            }
+        }
+        self.checkpoint.release_block(self.block);
+        self.block += 1;
+        Ok(())
+    }
+}
+
+/// The matrix ranges of one block's taps, in layout order.
+pub(crate) fn taps_of(layout: &Layout, block: usize) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+    let matrices = layout.block(block);
+    layout.taps().iter().filter(move |range| matrices.contains(&range.start)).cloned()
+}
+
+/// Refuses a block with NaN or infinite weights before anything is computed from it.
+pub(crate) fn check_finite(checkpoint: &Checkpoint, block: usize) -> Result<(), PruneError> {
+    for index in checkpoint.layout().block(block) {
+        if let Err(source) = checkpoint.matrix(index).check_finite() {
+            let tensor = checkpoint.layout().matrices()[index].name.clone();
+            let file = checkpoint.matrix_file(index).to_owned();
+            return Err(PruneError::Weights { file, tensor, source });
+        }
+    }
+    Ok(())
+}

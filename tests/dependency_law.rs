@@ -1,0 +1,76 @@
+//! Who may know whom: the law of `docs/architecture.md`, read from `cargo metadata`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// For each crate, the crates of ours that it may depend on.
+const OURS: &[(&str, &[&str])] = &[
+    ("fedprune-mask", &[]),
+    ("fedprune-checkpoint", &["fedprune-mask"]),
+    ("fedprune-model", &["fedprune-checkpoint", "fedprune-mask"]),
+    ("fedprune-prune", &["fedprune-checkpoint", "fedprune-mask", "fedprune-model"]),
+    ("fedprune-cli", &["fedprune-checkpoint", "fedprune-mask", "fedprune-model", "fedprune-prune"]),
+];
+
+/// Crates that only some of ours may name, directly or through others of ours below them.
+const CONFINED: &[(&str, &[&str])] = &[
+    ("candle-core", &["fedprune-model", "fedprune-prune", "fedprune-examples", "fedprune-tests"]),
+    ("candle-nn", &["fedprune-model", "fedprune-prune", "fedprune-examples", "fedprune-tests"]),
+    ("candle-transformers", &["fedprune-model"]),
+    ("tokenizers", &["fedprune-model", "fedprune-examples"]),
+    ("bincode", &["fedprune-mask"]),
+    ("tokio", &[]),
+    ("libp2p", &[]),
+];
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--locked", "--offline"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
+}
+
+/// Normal (neither build nor development) dependencies of each workspace package.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let metadata = metadata();
+    let packages = metadata["packages"].as_array().expect("packages");
+    packages
+        .iter()
+        .map(|package| {
+            let dependencies = package["dependencies"].as_array().expect("dependencies");
+            let names = dependencies.iter().filter(|dependency| dependency["kind"].is_null());
+            let names = names.map(|dependency| dependency["name"].as_str().expect("name").to_owned());
+            (package["name"].as_str().expect("name").to_owned(), names.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn crates_know_only_those_below_them() {
+    let dependencies = dependencies();
+    for (name, allowed) in OURS {
+        let ours = dependencies[*name].iter().filter(|dependency| dependency.starts_with("fedprune-"));
+        for dependency in ours {
+            assert!(allowed.contains(&dependency.as_str()), "`{name}` may not depend on `{dependency}`");
+        }
+    }
+    for name in dependencies.keys() {
+        let outside = ["fedprune-tests", "fedprune-examples"].contains(&name.as_str());
+        assert!(outside || OURS.iter().any(|(known, _)| known == name), "`{name}` has no place in the law");
+    }
+}
+
+#[test]
+fn heavy_and_impure_crates_stay_in_their_rooms() {
+    for (name, dependencies) in dependencies() {
+        for (confined, rooms) in CONFINED {
+            let allowed = rooms.contains(&name.as_str());
+            assert!(allowed || !dependencies.contains(*confined), "`{name}` may not depend on `{confined}`");
+        }
+    }
+}
