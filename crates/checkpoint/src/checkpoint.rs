@@ -287,6 +287,17 @@ impl Checkpoint {
     }
 }
 
+impl fedprune_mask::weights::MatrixSource for Checkpoint {
+    fn matrix(&self, index: usize) -> WeightsView<'_> {
+        Checkpoint::matrix(self, index)
+    }
+
+    fn done_with(&self, index: usize) {
+        let tensor = &self.tensors[self.matrices[index]];
+        self.shards[tensor.shard].release(tensor.range.clone());
+    }
+}
+
 /// The stored formats that are read.
 fn readable(dtype: Dtype) -> Option<DType> {
     match dtype {

@@ -18,8 +18,8 @@ use crate::rope::{self, Rope};
 
 /// Largest `config.json` read, in bytes; real ones have a few kilobytes.
 pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
-/// Most decoder blocks; with seven matrices each it keeps within `fedprune_mask`'s layout bound.
-pub const MAX_BLOCKS: usize = 1 << 14;
+/// Most decoder blocks; their tensors keep within the bounds of a header and of a layout.
+pub const MAX_BLOCKS: usize = 1 << 12;
 /// Most features of any activation (hidden, intermediate, all heads together).
 pub const MAX_FEATURES: usize = 1 << 20;
 /// Most attention heads, and most dimensions of one.

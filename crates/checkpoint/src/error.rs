@@ -227,6 +227,14 @@ pub enum CheckpointError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The caller's function failed on an added file.
+    #[error("cannot write the added file `{name}`; nothing was left behind")]
+    Extra {
+        /// Its name.
+        name: String,
+        /// The function's error.
+        source: BoxError,
+    },
     /// The caller's function failed on a matrix.
     #[error("cannot prune tensor `{tensor}` of `{}`; nothing was left behind", path.display())]
     Edit {

@@ -19,7 +19,7 @@ use crate::error::{BoxError, CheckpointError, shorten};
 /// Longest header, in bytes; the bound of the `safetensors` crate.
 pub(crate) const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// Most tensors in one file.
-pub(crate) const MAX_TENSORS: usize = 1 << 18;
+pub(crate) const MAX_TENSORS: usize = 1 << 16;
 /// Longest tensor name, in bytes.
 const MAX_NAME_BYTES: usize = 1024;
 /// Most dimensions of a tensor.
@@ -106,10 +106,13 @@ fn check(file: &[u8]) -> Result<Header, Flaw> {
     tensors.sort_by_key(|entry| (entry.start, entry.end));
 
     let data_start = file.len() - data.len();
+    // Each by itself first, so that the message names the one that lies, not its neighbour.
+    tensors.iter().try_for_each(|entry| entry.check_size(data.len()))?;
     let mut covered = 0;
     let mut stored = Vec::with_capacity(tensors.len());
     for entry in tensors {
-        covered = entry.check(covered, data.len())?;
+        entry.check_start(covered)?;
+        covered = entry.end;
         stored.push(Stored {
             range: data_start + entry.start..data_start + entry.end,
             name: entry.name,
@@ -147,34 +150,41 @@ struct Entry {
 }
 
 impl Entry {
-    /// Checks the entry that should start at `covered`; returns where the next should.
-    fn check(&self, covered: usize, data_bytes: usize) -> Result<usize, Flaw> {
-        let Self { name, dtype, shape, start, end } = self;
-        let flaw = |problem: String, remedy| Err(Flaw::of_tensor(name, problem, remedy));
-        if end < start {
-            return flaw(format!("its data begin at byte {start} and end before, at {end}"), DAMAGED);
-        }
+    fn flaw(&self, problem: String, remedy: &'static str) -> Result<(), Flaw> {
+        Err(Flaw::of_tensor(&self.name, problem, remedy))
+    }
+
+    /// Its data must lie in the file and be as many as dtype and shape need.
+    fn check_size(&self, data_bytes: usize) -> Result<(), Flaw> {
+        let Self { dtype, shape, start, end, .. } = self;
+        let Some(bytes) = end.checked_sub(*start) else {
+            return self.flaw(format!("its data begin at byte {start} and end before, at {end}"), DAMAGED);
+        };
         if *end > data_bytes {
-            return flaw(format!("its data end at byte {end}, but the file has only {data_bytes}"), TRUNCATED);
-        }
-        if *start < covered {
-            return flaw(
-                format!("its data begin at byte {start}, inside another tensor that ends at {covered}"),
-                DAMAGED,
-            );
-        }
-        if *start > covered {
-            return flaw(format!("the {} bytes before its data belong to no tensor", start - covered), DAMAGED);
+            return self.flaw(format!("its data end at byte {end}, but the file has only {data_bytes}"), TRUNCATED);
         }
         let bits = shape
             .iter()
             .try_fold(1usize, |product, &dimension| product.checked_mul(dimension))
             .and_then(|elements| elements.checked_mul(dtype.bitsize()));
-        if bits != (end - start).checked_mul(8) {
+        if bits != bytes.checked_mul(8) {
             let shape = crate::error::Shape(shape);
-            return flaw(format!("{} bytes are not what {dtype} of shape {shape} needs", end - start), DAMAGED);
+            return self.flaw(format!("{bytes} bytes are not what {dtype} of shape {shape} needs"), DAMAGED);
         }
-        Ok(*end)
+        Ok(())
+    }
+
+    /// Its data must begin where those before it end, at `covered`.
+    fn check_start(&self, covered: usize) -> Result<(), Flaw> {
+        let start = self.start;
+        match start.checked_sub(covered) {
+            Some(0) => Ok(()),
+            Some(gap) => self.flaw(format!("the {gap} bytes before its data belong to no tensor"), DAMAGED),
+            None => {
+                let problem = format!("its data begin at byte {start}, inside another tensor that ends at {covered}");
+                self.flaw(problem, DAMAGED)
+            }
+        }
     }
 }
 

@@ -28,14 +28,17 @@ pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod rope;
+pub mod write;
 
 mod architecture;
 mod carry;
 mod content;
 mod header;
 mod shards;
+mod staging;
 
 pub use checkpoint::{Checkpoint, TensorView};
 pub use config::{AttentionBias, ModelConfig, ModelType};
-pub use error::CheckpointError;
+pub use error::{BoxError, CheckpointError};
 pub use rope::{Rope, RopeScaling};
+pub use write::{Extra, ExtraFile, Pruned, Skipped, Written, check_out, write_pruned};

@@ -1,0 +1,300 @@
+//! The pruned copy of a checkpoint: complete, or not there at all.
+//!
+//! Weight files are streamed shard by shard, tensor by tensor in file order, with the same names, the same
+//! dtypes, and byte for byte the same headers; one matrix is in memory at a time. What lies beside them goes along
+//! (see [`MAX_CARRIED_BYTES`]); the caller adds files of its own, which take the place of carried ones. An original
+//! `README.md` that is replaced is kept as `README.base.md`: it states the base model's licence and authors.
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use fedprune_mask::Digest;
+
+pub use crate::carry::MAX_CARRIED_BYTES;
+use crate::carry::{self, Survey};
+use crate::checkpoint::{Checkpoint, Shard, Tensor};
+use crate::content::{self, WINDOW_BYTES};
+use crate::error::{BoxError, CheckpointError, reading, shorten};
+use crate::shards::{INDEX_FILE, SINGLE_FILE, check_file_name};
+use crate::staging::{self, StagedFile, Staging};
+
+/// A file that the caller adds to the copy.
+pub struct ExtraFile<'a> {
+    /// A plain, visible file name.
+    pub name: String,
+    /// What is in it.
+    pub contents: Extra<'a>,
+}
+
+/// Contents of an added file.
+pub enum Extra<'a> {
+    /// These bytes.
+    Bytes(Cow<'a, [u8]>),
+    /// Those of another file.
+    Copy(PathBuf),
+    /// Written once the weights are, by a function that is told what they came to.
+    Write {
+        /// About how many bytes; for the check of free space.
+        bytes: u64,
+        /// Writes them.
+        write: ExtraWriter<'a>,
+    },
+}
+
+/// Writes an added file.
+pub type ExtraWriter<'a> = Box<dyn Fn(&Pruned, &mut dyn Write) -> Result<(), BoxError> + 'a>;
+
+/// What the pruned weights came to.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Pruned {
+    /// Content digest of the copy: what [`Checkpoint::content_digest`] will say of it.
+    pub content_digest: Digest,
+    /// Name under which the original's model card is kept, when one of the added files replaces it.
+    pub base_card: Option<String>,
+}
+
+/// What was written.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Written {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Content digest of the copy.
+    pub content_digest: Digest,
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// Names of the files carried along, as they are called in the copy.
+    pub carried: Vec<String>,
+    /// Files left out.
+    pub skipped: Vec<Skipped>,
+    /// Name under which the original's model card is kept, when one of the added files replaced it.
+    pub base_card: Option<String>,
+}
+
+/// A file of the original that is not in the copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Skipped {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// Changes one matrix in place: layout index, stored bytes (row-major, little-endian).
+pub type Edit<'a> = dyn FnMut(usize, &mut [u8]) -> Result<(), BoxError> + 'a;
+
+/// Refuses a path for a copy that exists already, or whose parent does not. For a caller that wants to
+/// know before it reads anything; [`write_pruned`] checks again.
+///
+/// # Errors
+/// [`CheckpointError::OutExists`], [`CheckpointError::OutPath`].
+pub fn check_out(out: &Path) -> Result<(), CheckpointError> {
+    staging::check_out(out)
+}
+
+impl Checkpoint {
+    /// Bytes of all weight files, headers included: what the progress of [`write_pruned`] adds up to.
+    pub fn file_bytes(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.bytes().len() as u64).sum()
+    }
+
+    /// Whether the weights are listed by an index.
+    pub(crate) fn is_sharded(&self) -> bool {
+        !self.shards.iter().any(|shard| shard.name == SINGLE_FILE)
+    }
+}
+
+/// Writes a copy of `checkpoint` to the new folder `out`, every prunable matrix passed through `edit`.
+///
+/// `edit` gets each matrix once, in file order (not layout order), and may fail, which also is the way to
+/// cancel. `progress` is told the bytes of weight files written since its last call; they add up to
+/// [`Checkpoint::file_bytes`].
+///
+/// # Errors
+/// [`CheckpointError`]. Whatever fails, `out` does not exist afterwards and the temporary folder is removed.
+pub fn write_pruned(
+    checkpoint: &Checkpoint,
+    out: &Path,
+    edit: &mut Edit<'_>,
+    extra: &[ExtraFile<'_>],
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Written, CheckpointError> {
+    staging::check_out(out)?;
+    check_extra_names(checkpoint, extra)?;
+    let Survey { carried, skipped, base_card } =
+        carry::survey(checkpoint, &|name| extra.iter().any(|file| file.name == name))?;
+    let mut needed_bytes = checkpoint.file_bytes();
+    for bytes in carried.iter().map(|file| Ok(file.bytes)).chain(extra.iter().map(extra_bytes)) {
+        needed_bytes = needed_bytes.saturating_add(bytes?);
+    }
+    let staging = Staging::begin(out, needed_bytes)?;
+
+    let mut bytes = 0;
+    let mut hashes: Vec<Option<blake3::Hash>> = vec![None; checkpoint.tensors.len()];
+    let mut matrix = Vec::new();
+    for shard in &checkpoint.shards {
+        let mut file = staging.create(OsStr::new(&shard.name), shard.bytes().len() as u64)?;
+        file.append(&shard.bytes()[..shard.data_start])?;
+        progress(shard.data_start as u64);
+        for &at in &shard.order {
+            let tensor = &checkpoint.tensors[at];
+            let mut hasher = blake3::Hasher::new();
+            match tensor.matrix {
+                Some(index) => copy_edited(shard, tensor, index, &mut matrix, edit, &mut file, &mut hasher, progress)?,
+                None => copy_windows(shard, tensor, &mut file, &mut hasher, progress)?,
+            }
+            hashes[at] = tensor.used.map(|_| hasher.finalize());
+        }
+        bytes += file.finish()?;
+    }
+    drop(matrix);
+    let pruned = Pruned { content_digest: content::digest_of(&checkpoint.tensors, &hashes), base_card };
+
+    let mut names = Vec::with_capacity(carried.len());
+    for carry::Carried { source, name, bytes: size } in &carried {
+        bytes += copy_file(&staging, source, name, *size, MAX_CARRIED_BYTES)?;
+        names.push(name.to_string_lossy().into_owned());
+    }
+    for file in extra {
+        bytes += write_extra(&staging, file, &pruned)?;
+    }
+    staging.finish()?;
+    Ok(Written {
+        folder: out.to_owned(),
+        content_digest: pruned.content_digest,
+        bytes,
+        carried: names,
+        skipped,
+        base_card: pruned.base_card,
+    })
+}
+
+/// One prunable matrix: into memory, through `edit`, out again.
+#[allow(clippy::too_many_arguments, reason = "one call site; a struct would only rename the arguments")]
+fn copy_edited(
+    shard: &Shard,
+    tensor: &Tensor,
+    index: usize,
+    matrix: &mut Vec<u8>,
+    edit: &mut Edit<'_>,
+    file: &mut StagedFile,
+    hasher: &mut blake3::Hasher,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(), CheckpointError> {
+    matrix.clear();
+    for start in tensor.range.clone().step_by(WINDOW_BYTES) {
+        let window = start..tensor.range.end.min(start + WINDOW_BYTES);
+        matrix.extend_from_slice(&shard.bytes()[window.clone()]);
+        shard.release(window);
+    }
+    edit(index, matrix).map_err(|source| CheckpointError::Edit {
+        tensor: tensor.name.clone(),
+        path: shard.path.clone(),
+        source,
+    })?;
+    content::update(hasher, matrix);
+    for window in matrix.chunks(WINDOW_BYTES) {
+        file.append(window)?;
+        progress(window.len() as u64);
+    }
+    Ok(())
+}
+
+/// Any other tensor: as it is, a window at a time.
+fn copy_windows(
+    shard: &Shard,
+    tensor: &Tensor,
+    file: &mut StagedFile,
+    hasher: &mut blake3::Hasher,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(), CheckpointError> {
+    for start in tensor.range.clone().step_by(WINDOW_BYTES) {
+        let range = start..tensor.range.end.min(start + WINDOW_BYTES);
+        let window = &shard.bytes()[range.clone()];
+        content::update(hasher, window);
+        file.append(window)?;
+        progress(window.len() as u64);
+        shard.release(range);
+    }
+    Ok(())
+}
+
+/// Copies a file whole, refusing one that has grown beyond `limit` bytes.
+fn copy_file(staging: &Staging, source: &Path, name: &OsStr, bytes: u64, limit: u64) -> Result<u64, CheckpointError> {
+    let mut reader = File::open(source).map_err(reading("open", source))?.take(limit.saturating_add(1));
+    let mut file = staging.create(name, bytes)?;
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => file.append(&buffer[..read])?,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(reading("read", source)(error)),
+        }
+    }
+    if file.written() > limit {
+        return Err(CheckpointError::TooLarge { path: source.to_owned(), bytes: file.written(), limit });
+    }
+    file.finish()
+}
+
+fn write_extra(staging: &Staging, extra: &ExtraFile<'_>, pruned: &Pruned) -> Result<u64, CheckpointError> {
+    let name = OsStr::new(&extra.name);
+    match &extra.contents {
+        Extra::Bytes(bytes) => {
+            let mut file = staging.create(name, bytes.len() as u64)?;
+            file.append(bytes)?;
+            file.finish()
+        }
+        Extra::Copy(source) => copy_file(staging, source, name, extra_bytes(extra)?, u64::MAX),
+        Extra::Write { bytes, write } => {
+            let mut buffered = BufWriter::new(staging.create(name, *bytes)?);
+            let outcome = write(pruned, &mut buffered).and_then(|()| Ok(buffered.flush()?));
+            let mut file = buffered.into_parts().0;
+            // The file's own error says more than what the function made of it.
+            match (file.take_failure(), outcome) {
+                (Some(failure), _) => Err(failure),
+                (None, Err(source)) => Err(CheckpointError::Extra { name: shorten(&extra.name), source }),
+                (None, Ok(())) => file.finish(),
+            }
+        }
+    }
+}
+
+/// Bytes that an added file will need.
+fn extra_bytes(extra: &ExtraFile<'_>) -> Result<u64, CheckpointError> {
+    match &extra.contents {
+        Extra::Bytes(bytes) => Ok(bytes.len() as u64),
+        Extra::Copy(source) => {
+            let metadata = std::fs::metadata(source).map_err(reading("read", source))?;
+            if !metadata.is_file() {
+                return Err(reading("read", source)(std::io::Error::other("it is not a regular file")));
+            }
+            Ok(metadata.len())
+        }
+        Extra::Write { bytes, .. } => Ok(*bytes),
+    }
+}
+
+fn check_extra_names(checkpoint: &Checkpoint, extra: &[ExtraFile<'_>]) -> Result<(), CheckpointError> {
+    for (index, ExtraFile { name, .. }) in extra.iter().enumerate() {
+        let bad = |problem| Err(CheckpointError::ExtraName { name: shorten(name), problem });
+        if let Err(problem) = check_file_name(name) {
+            return bad(problem);
+        }
+        // Either of the two names would make loaders read other weights than the pruned ones.
+        let weights = [SINGLE_FILE, INDEX_FILE].contains(&name.as_str());
+        if weights || checkpoint.shards.iter().any(|shard| shard.name == *name) {
+            return bad("would replace the weights");
+        }
+        if extra[..index].iter().any(|earlier| earlier.name == *name) {
+            return bad("is given twice");
+        }
+    }
+    Ok(())
+}
