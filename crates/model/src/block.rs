@@ -10,14 +10,13 @@
 //! where q and k are normalised per head first (qwen3) and rotated by their position.
 
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor};
-use candle_nn::ops::rms_norm;
 use fedprune_checkpoint::{AttentionBias, Checkpoint};
 use fedprune_mask::{DType as Stored, MatrixMask, Tap};
 use rayon::prelude::*;
 
 use crate::attention::{SCORE_BYTES_CPU, SCORE_BYTES_GPU, attend};
 use crate::error::Doing;
-use crate::kernels::GatedSilu;
+use crate::kernels::{GatedSilu, normalise};
 use crate::upload::upload;
 use crate::{BlockSums, Decoder, ModelError};
 
@@ -127,7 +126,7 @@ impl Block {
             None => Ok(()),
         };
 
-        let x = rms_norm(hidden, &self.input_norm, eps).doing(doing("input norm"))?;
+        let x = normalise(hidden, &self.input_norm, eps).doing(doing("input norm"))?;
         tap(Tap::AttentionInput, &x)?;
         let mixed = self.attention(decoder, &x, tokens, eps).doing(doing("attention"))?;
         drop(x);
@@ -137,7 +136,7 @@ impl Block {
             .and_then(|attention| hidden + attention)
             .doing(doing("attention output"))?;
 
-        let y = rms_norm(&hidden, &self.post_attention_norm, eps).doing(doing("second norm"))?;
+        let y = normalise(&hidden, &self.post_attention_norm, eps).doing(doing("second norm"))?;
         tap(Tap::MlpInput, &y)?;
         let gated = self.gate(&y).doing(doing("gate"))?;
         drop(y);
@@ -155,8 +154,8 @@ impl Block {
         let mut key = heads(K, config.key_value_heads)?;
         let value = heads(V, config.key_value_heads)?;
         if let Some((query_norm, key_norm)) = &self.query_key_norms {
-            query = rms_norm(&query, query_norm, eps)?;
-            key = rms_norm(&key, key_norm, eps)?;
+            query = normalise(&query, query_norm, eps)?;
+            key = normalise(&key, key_norm, eps)?;
         }
         let (query, key) = (decoder.rope().rotate(&query)?, decoder.rope().rotate(&key)?);
         let score_bytes = if x.device().is_cpu() { SCORE_BYTES_CPU } else { SCORE_BYTES_GPU };

@@ -44,7 +44,7 @@ pub struct Document {
     pub path: PathBuf,
     /// Its size in bytes, markup of records included.
     pub bytes: u64,
-    /// Its tokens.
+    /// Tokens made of it: all, unless the windows needed no more than its first part.
     pub tokens: u64,
     /// Windows taken from it.
     pub windows: u64,
@@ -57,6 +57,18 @@ pub struct Windows {
     pub windows: Vec<Vec<u32>>,
     /// The files that were read, in order.
     pub documents: Vec<Document>,
+}
+
+impl Windows {
+    /// Tokens of all windows together.
+    pub fn tokens(&self) -> u64 {
+        self.windows.iter().map(|window| window.len() as u64).sum()
+    }
+
+    /// Files that at least one window comes from.
+    pub fn used_files(&self) -> impl Iterator<Item = &Path> {
+        self.documents.iter().filter(|document| document.windows > 0).map(|document| document.path.as_path())
+    }
 }
 
 /// Windows to calibrate on.
@@ -76,7 +88,7 @@ pub fn calibration_windows(
     check_sequence(config, request.sequence_tokens)?;
     let mut reader = Reader::new(tokenizer, paths, &request.field)?;
     match request.sampling {
-        Sampling::Sequential => sequential(&mut reader, request.sequence_tokens, Some(request.samples)),
+        Sampling::Sequential => sequential(&mut reader, request.sequence_tokens, request.samples, request.samples),
         Sampling::Random { seed } => random(&mut reader, request.sequence_tokens, request.samples, seed),
     }
 }
@@ -98,8 +110,7 @@ pub fn evaluation_windows(
     }
     check_sequence(config, sequence_tokens)?;
     let mut reader = Reader::new(tokenizer, paths, field)?;
-    reader.at_most = max_windows;
-    sequential(&mut reader, sequence_tokens, None)
+    sequential(&mut reader, sequence_tokens, 1, max_windows.unwrap_or(usize::MAX))
 }
 
 /// Reads and tokenises files one after the other.
@@ -111,7 +122,6 @@ struct Reader<'a> {
     documents: Vec<Document>,
     /// Whether any file had more than white space.
     text: bool,
-    at_most: Option<usize>,
 }
 
 impl<'a> Reader<'a> {
@@ -123,12 +133,11 @@ impl<'a> Reader<'a> {
             budget: TextBudget::default(),
             documents: Vec::new(),
             text: false,
-            at_most: None,
         })
     }
 
-    /// The tokens of the next file; none of a file that holds nothing but white space.
-    fn next(&mut self) -> Result<Option<Vec<u32>>, ModelError> {
+    /// The first `needed` tokens of the next file, or all; none of a file that holds nothing but white space.
+    fn next(&mut self, needed: usize) -> Result<Option<Vec<u32>>, ModelError> {
         let Some(file) = self.files.next() else { return Ok(None) };
         self.budget.take(&file)?;
         let text = file.read(self.field)?;
@@ -136,7 +145,10 @@ impl<'a> Reader<'a> {
             Vec::new()
         } else {
             self.text = true;
-            self.tokenizer.encode(&text)?
+            if needed == usize::MAX {
+                TextBudget::check_whole(file.path(), &text)?;
+            }
+            self.tokenizer.encode_first(&text, needed)?
         };
         self.documents.push(Document {
             path: file.path().to_owned(),
@@ -148,27 +160,32 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn sequential(reader: &mut Reader<'_>, sequence_tokens: usize, samples: Option<usize>) -> Result<Windows, ModelError> {
-    let wanted = samples.or(reader.at_most).unwrap_or(usize::MAX);
+/// Windows in order: as many as there are up to `at_most`, and at least `at_least`.
+fn sequential(
+    reader: &mut Reader<'_>,
+    sequence_tokens: usize,
+    at_least: usize,
+    at_most: usize,
+) -> Result<Windows, ModelError> {
     let mut windows: Vec<Vec<u32>> = Vec::new();
-    while windows.len() < wanted {
-        let Some(tokens) = reader.next()? else { break };
+    while windows.len() < at_most {
         let before = windows.len();
-        windows.extend(tokens.chunks_exact(sequence_tokens).take(wanted - before).map(<[u32]>::to_vec));
+        let needed = (at_most - before).saturating_mul(sequence_tokens);
+        let Some(tokens) = reader.next(needed)? else { break };
+        windows.extend(tokens.chunks_exact(sequence_tokens).map(<[u32]>::to_vec));
         if let Some(document) = reader.documents.last_mut() {
             document.windows = (windows.len() - before) as u64;
         }
     }
-    let needed = samples.unwrap_or(1);
-    if windows.len() < needed {
-        return Err(too_short(reader, sequence_tokens, needed, windows.len() as u64));
+    if windows.len() < at_least {
+        return Err(too_short(reader, sequence_tokens, at_least, windows.len() as u64));
     }
     Ok(Windows { windows, documents: std::mem::take(&mut reader.documents) })
 }
 
 fn random(reader: &mut Reader<'_>, sequence_tokens: usize, samples: usize, seed: u64) -> Result<Windows, ModelError> {
     let mut streams = Vec::new();
-    while let Some(tokens) = reader.next()? {
+    while let Some(tokens) = reader.next(usize::MAX)? {
         streams.push(tokens);
     }
     let positions = |tokens: &Vec<u32>| (tokens.len() + 1).saturating_sub(sequence_tokens) as u64;
@@ -255,15 +272,36 @@ impl SplitMix64 {
     }
 }
 
-/// The paths of `windows` that were used, for messages.
-impl Windows {
-    /// Tokens of all windows together.
-    pub fn tokens(&self) -> u64 {
-        self.windows.iter().map(|window| window.len() as u64).sum()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The published test vector of SplitMix64 (seed 1234567), and seed 0.
+    #[test]
+    fn the_generator_is_pinned() {
+        let mut generator = SplitMix64::new(1_234_567);
+        let drawn: Vec<u64> = (0..5).map(|_| generator.next_u64()).collect();
+        assert_eq!(
+            drawn,
+            [
+                6_457_827_717_110_365_317,
+                3_203_168_211_198_807_973,
+                9_817_491_932_198_370_423,
+                4_593_380_528_125_082_431,
+                16_408_922_859_458_223_821
+            ]
+        );
+        assert_eq!(SplitMix64::new(0).next_u64(), 0xe220_a839_7b1d_cdaf);
     }
 
-    /// Files that at least one window comes from.
-    pub fn used_files(&self) -> impl Iterator<Item = &Path> {
-        self.documents.iter().filter(|document| document.windows > 0).map(|document| document.path.as_path())
+    #[test]
+    fn bounded_draws_are_unbiased_and_in_range() {
+        // 3 · 2⁶² leaves a quarter of all draws to reject: a plain remainder would favour the low third
+        let bound = 3 << 62;
+        let mut generator = SplitMix64::new(7);
+        let low = (0..30_000).filter(|_| generator.below(bound) < bound / 3).count();
+        assert!((9_700..10_300).contains(&low), "{low}");
+        assert!((0..1000).all(|_| generator.below(3) < 3));
+        assert_eq!(generator.below(1), 0);
     }
 }

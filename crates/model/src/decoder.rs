@@ -25,7 +25,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ModelError::SequenceTooLong`] beyond the model's positions, [`ModelError::Config`] when its numbers make
-    /// no model, [`ModelError::DTypeUnsupported`] when the device cannot compute in `dtype`.
+    /// no model, [`ModelError::DTypeName`] for a `dtype` other than f32, bf16 and f16.
     pub fn new(
         checkpoint: &Checkpoint,
         device: &Device,
@@ -34,8 +34,8 @@ impl Decoder {
     ) -> Result<Self, ModelError> {
         let config = checkpoint.config().clone();
         check_sequence(&config, max_sequence_tokens)?;
-        if dtype == DType::BF16 && device.is_cpu() {
-            crate::ComputeDType::BF16.on(device)?;
+        if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
+            return Err(ModelError::DTypeName(dtype.as_str().to_owned()));
         }
         let even = config.head_dim.is_multiple_of(2);
         if config.head_dim == 0 || !even || config.key_value_heads == 0 {

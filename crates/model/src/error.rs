@@ -47,15 +47,6 @@ pub enum ModelError {
     #[error("unknown compute dtype `{0}`; use `f32`, `bf16` or `f16`")]
     DTypeName(String),
 
-    /// The device cannot compute in that dtype.
-    #[error("compute dtype `{dtype}` does not work on `cpu`: {problem}; use `f32`")]
-    DTypeUnsupported {
-        /// The dtype asked for.
-        dtype: &'static str,
-        /// Why not.
-        problem: &'static str,
-    },
-
     /// Sequences longer than the model's positions.
     #[error(
         "sequences of {asked} tokens exceed the model's `max_position_embeddings` of {positions}; \
@@ -208,11 +199,11 @@ pub enum ModelError {
     },
 
     /// More text than is read into memory.
-    #[error("`{path}` brings the text to {bytes} bytes, more than the {limit} {scope}; {remedy}")]
+    #[error("`{path}` makes {bytes} bytes of text, more than the {limit} {scope}; {remedy}")]
     TooMuchText {
         /// The file that passed the bound.
         path: PathBuf,
-        /// Bytes so far.
+        /// Bytes of it, or of all files up to it.
         bytes: u64,
         /// The bound.
         limit: u64,

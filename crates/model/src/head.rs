@@ -5,12 +5,11 @@
 //! turn, and every token keeps a running log-sum-exp and the logit of the token that follows it.
 
 use candle_core::{CpuStorage, DType, Storage, Tensor};
-use candle_nn::ops::rms_norm;
 use fedprune_checkpoint::{Checkpoint, TensorView};
 use rayon::prelude::*;
 
 use crate::error::Doing;
-use crate::kernels::LogSumExp;
+use crate::kernels::{LogSumExp, normalise};
 use crate::upload::{upload, upload_bytes};
 use crate::{Decoder, ModelError};
 
@@ -36,7 +35,7 @@ impl<'a> Head<'a> {
     /// The final norm: same shape.
     fn normalise(&self, decoder: &Decoder, hidden: &Tensor) -> Result<Tensor, ModelError> {
         let eps = decoder.config().rms_norm_eps as f32;
-        rms_norm(hidden, &self.norm, eps).doing(|| "running the final norm".to_owned())
+        normalise(hidden, &self.norm, eps).doing(|| "running the final norm".to_owned())
     }
 
     /// Calls `each` with slices of the projection, (tokens of the vocabulary, hidden_size), and the id of their first.

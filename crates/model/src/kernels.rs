@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, InplaceOp1, Layout, Result, Shape};
+use candle_core::{CpuStorage, CustomOp2, DType, InplaceOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 /// Elements that one task handles at least: about 10 µs of work.
@@ -174,6 +174,15 @@ pub(crate) fn add_squares(activations: &[f32], sums: &mut [f64]) {
     });
 }
 
+/// x / √(mean x² + ε) · weight over the last dimension, the mean in f32 whatever the dtype.
+pub(crate) fn normalise(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    if x.device().is_cpu() && x.dtype() != DType::F32 {
+        // candle's own kernel divides in half precision on the processor
+        return candle_nn::ops::rms_norm_slow(x, weight, eps);
+    }
+    candle_nn::ops::rms_norm(x, weight, eps)
+}
+
 /// A running log-sum-exp of one row of logits, in f64.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LogSumExp {
@@ -209,7 +218,7 @@ impl LogSumExp {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Tensor};
+    use candle_core::Device;
 
     use super::*;
 

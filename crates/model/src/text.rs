@@ -3,6 +3,7 @@
 //! Every file is one stream of text: a `.txt` file as it is; of a `.jsonl` file one field of each record,
 //! joined by a blank line, as Wanda's data loader joins documents. A stream is tokenised in one piece, with
 //! the special tokens that `tokenizer.json` prescribes, so that tokens are those of transformers' `tok(text)`.
+//! When only its first tokens are needed, no more than the first part is tokenised.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -12,8 +13,12 @@ use crate::ModelError;
 
 /// Most bytes of all text files together.
 pub const MAX_TEXT_BYTES: u64 = 1 << 30;
-/// Most bytes of one file: tokenising takes a multiple of it in memory.
-pub const MAX_FILE_BYTES: u64 = 64 << 20;
+/// Most bytes of one text that is tokenised whole: the tokenizer takes about 100 times as much memory.
+pub const MAX_WHOLE_BYTES: u64 = 32 << 20;
+/// Tokens beyond those needed that must follow a cut; far more than a tokenizer looks ahead.
+const GUARD_TOKENS: usize = 512;
+/// Bytes per token first guessed when a text is cut.
+const GUESSED_TOKEN_BYTES: usize = 6;
 /// Most entries of all folders together.
 pub const MAX_ENTRIES: usize = 1 << 20;
 /// Deepest nesting of folders.
@@ -71,6 +76,29 @@ impl Tokenizer {
             }
         }
     }
+
+    /// The first `needed` token ids of `text`, or all when there are fewer.
+    ///
+    /// The text is cut where at least [`GUARD_TOKENS`] more tokens follow those needed: a tokenizer decides by
+    /// the rest of a word and one or two words ahead, so the cut changes only tokens that are thrown away.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`].
+    pub fn encode_first(&self, text: &str, needed: usize) -> Result<Vec<u32>, ModelError> {
+        let guarded = needed.saturating_add(GUARD_TOKENS);
+        let mut bytes = guarded.saturating_mul(GUESSED_TOKEN_BYTES);
+        while bytes < text.len() {
+            let mut tokens = self.encode(&text[..text.floor_char_boundary(bytes)])?;
+            if tokens.len() >= guarded {
+                tokens.truncate(needed);
+                return Ok(tokens);
+            }
+            bytes = bytes.saturating_mul(2);
+        }
+        let mut tokens = self.encode(text)?;
+        tokens.truncate(needed);
+        Ok(tokens)
+    }
 }
 
 /// How a file is read.
@@ -103,11 +131,17 @@ impl TextFile {
     ///
     /// # Errors
     /// [`ModelError::Read`], [`ModelError::NotUtf8`], [`ModelError::Record`], and [`ModelError::TooMuchText`]
-    /// when the file grew beyond [`MAX_FILE_BYTES`].
+    /// when the file is larger than it was when found.
     pub fn read(&self, field: &str) -> Result<String, ModelError> {
-        let (bytes, more) = read_at_most(&self.path, MAX_FILE_BYTES)?;
+        let (bytes, more) = read_at_most(&self.path, self.bytes)?;
         if more {
-            return Err(file_too_large(&self.path, file_bytes(&self.path)?));
+            return Err(ModelError::TooMuchText {
+                path: self.path.clone(),
+                bytes: file_bytes(&self.path)?,
+                limit: self.bytes,
+                scope: "it had a moment ago",
+                remedy: "pass text that nobody is writing to",
+            });
         }
         let text = String::from_utf8(bytes).map_err(|error| ModelError::NotUtf8 {
             path: self.path.clone(),
@@ -220,7 +254,7 @@ fn format_of(path: &Path) -> Option<Format> {
     }
 }
 
-/// Keeps the size of all text that is read within [`MAX_TEXT_BYTES`], and of each file within [`MAX_FILE_BYTES`].
+/// Keeps the size of all text that is read within [`MAX_TEXT_BYTES`].
 #[derive(Debug, Default)]
 pub(crate) struct TextBudget {
     bytes: u64,
@@ -229,30 +263,33 @@ pub(crate) struct TextBudget {
 impl TextBudget {
     /// Accounts for a file before it is read.
     pub(crate) fn take(&mut self, file: &TextFile) -> Result<(), ModelError> {
-        if file.bytes > MAX_FILE_BYTES {
-            return Err(file_too_large(&file.path, file.bytes));
-        }
-        self.bytes += file.bytes;
+        self.bytes = self.bytes.saturating_add(file.bytes);
         if self.bytes > MAX_TEXT_BYTES {
             return Err(ModelError::TooMuchText {
                 path: file.path.clone(),
                 bytes: self.bytes,
                 limit: MAX_TEXT_BYTES,
-                scope: "read at once",
-                remedy: "pass fewer files, or --sampling sequential, which stops at the last window",
+                scope: "that are read for one command",
+                remedy: "pass fewer or smaller files; sequential sampling stops reading at the last window",
             });
         }
         Ok(())
     }
-}
 
-fn file_too_large(path: &Path, bytes: u64) -> ModelError {
-    ModelError::TooMuchText {
-        path: path.to_owned(),
-        bytes,
-        limit: MAX_FILE_BYTES,
-        scope: "of one file",
-        remedy: "split it, for instance with `split -C 32m --additional-suffix=.txt`",
+    /// Refuses to tokenise more than [`MAX_WHOLE_BYTES`] in one piece.
+    pub(crate) fn check_whole(path: &Path, text: &str) -> Result<(), ModelError> {
+        let bytes = text.len() as u64;
+        if bytes <= MAX_WHOLE_BYTES {
+            return Ok(());
+        }
+        Err(ModelError::TooMuchText {
+            path: path.to_owned(),
+            bytes,
+            limit: MAX_WHOLE_BYTES,
+            scope: "that are tokenised in one piece",
+            remedy: "split it, for instance with `split -C 16m --additional-suffix=.txt`, or use \
+                     --sampling sequential or --max-windows, which tokenise only what they need",
+        })
     }
 }
 
@@ -261,7 +298,7 @@ fn read_at_most(path: &Path, limit: u64) -> Result<(Vec<u8>, bool), ModelError> 
     let failed = |source| ModelError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
     let more = bytes.len() as u64 > limit;
     Ok((bytes, more))
 }
