@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(bytes.len(), 32 + 12 + 8 + 8 + 2 * (8 + 3) + 8);
         assert_eq!(&bytes[32..44], [3, 0, 0, 0, 2, 0, 0, 0, 4, 0, 0, 0]);
         assert_eq!(&bytes[bytes.len() - 8..], [8, 7, 6, 5, 4, 3, 2, 1]);
-        assert_eq!(Digest::of(&bytes).to_string(), "0000000000000000000000000000000000000000000000000000000000000000");
+        assert_eq!(Digest::of(&bytes).to_string(), "2c5b0f531d7017bf233766847dfd387bf9eade1b3c0276f8c104ec002a3a257c");
         assert_eq!(decode::<Sample, 1024>(&bytes).unwrap(), sample());
     }
 

@@ -130,7 +130,7 @@ struct Scratch {
 }
 
 /// How many rows one task takes: a multiple that ends on a whole word, so that tasks share no word.
-fn rows_per_task(columns: usize) -> usize {
+pub(crate) fn rows_per_task(columns: usize) -> usize {
     let whole_words = 64 >> columns.trailing_zeros().min(6);
     (TASK_WEIGHTS / columns).max(1).next_multiple_of(whole_words)
 }

@@ -23,6 +23,8 @@ mod container;
 mod encode;
 mod error;
 mod norm_section;
+#[cfg(test)]
+mod tests;
 
 use serde::Serialize;
 

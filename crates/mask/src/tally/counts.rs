@@ -15,11 +15,11 @@ use crate::matrix_mask::MatrixMask;
 /// Masks that are added in one pass over the planes: as many as three planes can count.
 pub const BATCH: usize = 7;
 /// Words of one plane that lie together.
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 /// Blocks that one task of a parallel pass looks at.
-const TASK_BLOCKS: usize = 256;
+pub(super) const TASK_BLOCKS: usize = 256;
 
-type Lanes = [u64; LANES];
+pub(super) type Lanes = [u64; LANES];
 
 /// How often each weight of one matrix was pruned, by weight of the votes.
 #[derive(Clone, PartialEq, Eq)]
@@ -118,17 +118,17 @@ impl Counts {
     }
 
     /// How many planes there are: significant bits of the total.
-    pub(crate) fn planes(&self) -> usize {
+    pub(super) fn planes(&self) -> usize {
         self.planes
     }
 
     /// Words of all planes, block by block.
-    pub(crate) fn blocks(&self) -> impl IndexedParallelIterator<Item = &[Lanes]> {
+    pub(super) fn blocks(&self) -> impl IndexedParallelIterator<Item = &[Lanes]> {
         self.words.par_chunks_exact(self.planes.max(1))
     }
 
     /// Word `word` of one plane.
-    pub(crate) fn word(&self, plane: usize, word: usize) -> u64 {
+    pub(super) fn word(&self, plane: usize, word: usize) -> u64 {
         self.words[word / LANES * self.planes + plane][word % LANES]
     }
 
@@ -144,7 +144,7 @@ impl Counts {
     }
 
     /// The counts of the 64 weights of one mask word, unpacked; past the last weight they are zero.
-    pub(crate) fn unpack(&self, word: usize) -> [u32; 64] {
+    pub(super) fn unpack(&self, word: usize) -> [u32; 64] {
         let mut counts = [0u32; 64];
         for group in (0..self.planes).step_by(8) {
             let planes = group..(group + 8).min(self.planes);

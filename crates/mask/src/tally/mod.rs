@@ -14,6 +14,8 @@ pub mod counts;
 pub mod file;
 pub mod global;
 pub mod scale;
+#[cfg(test)]
+mod tests;
 
 pub use counts::{BATCH, Counts, TotalError, count_one_by_one};
 pub use file::{Tally, TallyError, Voter, encode_tally};

@@ -1,0 +1,341 @@
+//! Ballots and masks as a whole: round trips, pinned bytes, and what is refused.
+
+use std::convert::Infallible;
+
+use half::bf16;
+use proptest::prelude::*;
+
+use super::encode::encode_ballot_with;
+use super::norm_section::Planes;
+use super::*;
+use crate::layout::{Matrix, Tap};
+use crate::score::Pruner;
+use crate::weights::{DType, MatrixSource};
+
+/// bf16 weights of a layout, in memory.
+struct Weights {
+    layout: Layout,
+    bytes: Vec<Vec<u8>>,
+}
+
+impl MatrixSource for Weights {
+    fn matrix(&self, index: usize) -> WeightsView<'_> {
+        let matrix = &self.layout.matrices()[index];
+        WeightsView::new(DType::BF16, matrix.rows as usize, matrix.columns as usize, &self.bytes[index]).unwrap()
+    }
+}
+
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 >> 33
+    }
+
+    fn unit(&mut self) -> f64 {
+        self.next() as f64 / f64::from(1u32 << 31)
+    }
+}
+
+/// Two blocks; the last tap feeds a matrix of two rows, so small that bits beat norms.
+fn layout() -> Layout {
+    let matrix =
+        |name: &str, block, tap, rows, columns| Matrix { name: format!("{block}.{name}"), block, tap, rows, columns };
+    let block = |block, down_rows| {
+        [
+            matrix("q", block, Tap::AttentionInput, 24, 40),
+            matrix("k", block, Tap::AttentionInput, 8, 40),
+            matrix("o", block, Tap::AttentionOutput, 40, 24),
+            matrix("gate", block, Tap::MlpInput, 45, 40),
+            matrix("down", block, Tap::MlpOutput, down_rows, 48),
+        ]
+    };
+    Layout::new([block(0, 33), block(1, 2)].concat()).unwrap()
+}
+
+fn weights() -> Weights {
+    let layout = layout();
+    let mut noise = Noise(11);
+    let bytes = layout
+        .matrices()
+        .iter()
+        .map(|matrix| (0..matrix.weights()).flat_map(|_| bf16::from_f64(noise.unit() - 0.5).to_le_bytes()).collect());
+    Weights { bytes: bytes.collect(), layout }
+}
+
+fn norms(layout: &Layout) -> Vec<NormVector> {
+    let mut noise = Noise(7);
+    let vector = |range: &std::ops::Range<usize>| {
+        let sums: Vec<f64> = (0..layout.matrices()[range.start].columns)
+            .map(|channel| if channel == 5 { 0.0 } else { noise.unit() + 0.1 })
+            .collect();
+        NormVector::from_sums(&sums, 2).unwrap()
+    };
+    layout.taps().iter().map(vector).collect()
+}
+
+fn vote(layout: &Layout, pruner: Pruner, group: &str) -> VoteHeader {
+    let group: Group = group.parse().unwrap();
+    VoteHeader {
+        model: Digest::of(b"model"),
+        layout: layout.digest(),
+        pruner,
+        group,
+        sparsity: group.fixed_sparsity().unwrap_or("0.57".parse().unwrap()),
+        samples: 2,
+        sequence_tokens: 512,
+    }
+}
+
+fn written(header: &VoteHeader, weights: &Weights, encodings: Encodings, planes: Planes) -> (Vec<u8>, EncodedBytes) {
+    let mut bytes = Vec::new();
+    let encoded = encode_ballot_with::<Infallible>(
+        header,
+        &weights.layout,
+        &norms(&weights.layout),
+        encodings,
+        planes,
+        weights,
+        &mut |part| {
+            bytes.extend_from_slice(part);
+            Ok(())
+        },
+    )
+    .unwrap();
+    (bytes, encoded)
+}
+
+fn ballot_bytes(encodings: Encodings) -> (Weights, Vec<u8>) {
+    let weights = weights();
+    let bytes = written(&vote(&weights.layout, Pruner::WANDA, "row"), &weights, encodings, Planes::Smallest).0;
+    (weights, bytes)
+}
+
+fn explicit_mask(weights: &Weights, group: Group, sparsity: Sparsity) -> Result<Vec<u8>, EncodeError<BallotError>> {
+    let (_, ballot) = ballot_bytes(Encodings::Auto);
+    let ballot = Ballot::parse(&ballot, &weights.layout).unwrap();
+    let header = MaskHeader { model: ballot.model(), layout: weights.layout.digest(), group, sparsity, votes: 1 };
+    let mut bytes = Vec::new();
+    encode_mask(&header, &weights.layout, &mut |index| ballot.mask(index, weights.matrix(index)), &mut |part| {
+        bytes.extend_from_slice(part);
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+#[test]
+fn every_pruner_and_group_decodes_to_the_mask_it_was_made_from() {
+    let weights = weights();
+    let norms = norms(&weights.layout);
+    for pruner in [Pruner::WANDA, Pruner::MAGNITUDE, Pruner::RIA] {
+        for group in ["layer", "row", "column", "2:4", "4:8"] {
+            let header = vote(&weights.layout, pruner, group);
+            for encodings in [Encodings::Auto, Encodings::MaskOnly] {
+                let (bytes, encoded) = written(&header, &weights, encodings, Planes::Smallest);
+                assert_eq!(encoded.total(), bytes.len() as u64);
+                let ballot = Ballot::parse(&bytes, &weights.layout).unwrap();
+                assert_eq!(ballot.encoded_bytes(), encoded);
+                assert_eq!(ballot.header(), &BallotHeader::Vote(header.clone()));
+                assert_eq!(peek_header(&bytes).unwrap(), Header::Vote(header.clone()));
+                assert_eq!(ballot.digest(), Digest::of(&bytes));
+                for (tap, range) in weights.layout.taps().iter().enumerate() {
+                    for index in range.clone() {
+                        let view = weights.matrix(index);
+                        let expected = derive_mask(pruner, header.group, header.sparsity, view, &norms[tap]).unwrap();
+                        assert_eq!(ballot.mask(index, view).unwrap(), expected, "{pruner} {group} matrix {index}");
+                    }
+                    let revealed = encodings == Encodings::Auto
+                        && pruner != Pruner::MAGNITUDE
+                        && ballot.encoding(tap) == Encoding::Norms;
+                    assert_eq!(ballot.norms(tap), revealed.then_some(&norms[tap]));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_smallest_encoding_wins() {
+    let weights = weights();
+    let (bytes, encoded) =
+        written(&vote(&weights.layout, Pruner::WANDA, "row"), &weights, Encodings::Auto, Planes::Smallest);
+    let ballot = Ballot::parse(&bytes, &weights.layout).unwrap();
+    let encodings: Vec<Encoding> = (0..8).map(|tap| ballot.encoding(tap)).collect();
+    assert_eq!(encodings[..7], [Encoding::Norms; 7]);
+    assert_eq!(encodings[7], Encoding::Bitmap, "two rows of 48");
+    assert_eq!(encoded.bitmaps, 9 + 12);
+
+    let data_free = vote(&weights.layout, Pruner::MAGNITUDE, "row");
+    let (_, encoded) = written(&data_free, &weights, Encodings::Auto, Planes::Smallest);
+    assert_eq!((encoded.norms, encoded.bitmaps), (0, 0), "a function of the weights alone");
+}
+
+/// The wire, pinned: what a peer with the same inputs must write, byte for byte.
+#[test]
+fn bytes_are_pinned() {
+    let weights = weights();
+    let header = vote(&weights.layout, Pruner::WANDA, "2:4");
+    let (bytes, encoded) = written(&header, &weights, Encodings::Auto, Planes::Raw);
+    assert_eq!(&bytes[..15], b"fedprune\x01\x00\x01\x5d\x00\x00\x00");
+    assert_eq!(encoded.header, 15 + 93 + 8);
+    assert_eq!(bytes[108..116], [1, 1, 1, 1, 1, 1, 1, 2]);
+    assert_eq!(encoded.bitmaps, 9 + 12, "stored as it is: no zstd in what is pinned");
+    assert_eq!(
+        Digest::of(&bytes[..116]).to_string(),
+        "4ea6f9f4303f518548b5c069a4d57dd92b8fe18592ac9895ef0175f9ef6a19ad"
+    );
+    assert_eq!(Digest::of(&bytes).to_string(), "14328f3d090887da1a3a57ba3d2e0022a0592e5a922744e333be756bf72b1e1b");
+    assert_eq!(Ballot::parse(&bytes, &weights.layout).unwrap().encoded_bytes(), encoded);
+
+    let mask = explicit_mask(&weights, Group::Row, "0.57".parse().unwrap()).unwrap();
+    assert_eq!(&mask[..15], b"fedprune\x01\x00\x02\x50\x00\x00\x00");
+    let stored: u64 = weights.layout.matrices().iter().map(|matrix| 9 + matrix.packed_bytes()).sum();
+    assert_eq!(mask.len() as u64, 15 + 80 + 8 + stored, "stored as it is: no zstd in what is pinned");
+    assert_eq!(Digest::of(&mask).to_string(), "bb3454fbbc81d62621fb0662a404f089690bf5a6a18088952f2c62bcea5f7e42");
+}
+
+#[test]
+fn explicit_masks_round_trip_and_keep_their_budgets() {
+    let (weights, bytes) = ballot_bytes(Encodings::Auto);
+    let ballot = Ballot::parse(&bytes, &weights.layout).unwrap();
+    let file = explicit_mask(&weights, Group::Row, ballot.sparsity()).unwrap();
+    let mask = Ballot::parse(&file, &weights.layout).unwrap();
+    assert_eq!((mask.votes(), mask.group(), mask.sparsity()), (1, Group::Row, ballot.sparsity()));
+    for index in 0..weights.layout.matrices().len() {
+        let view = weights.matrix(index);
+        assert_eq!(mask.mask(index, view).unwrap(), ballot.mask(index, view).unwrap());
+    }
+    // the same bits under a header that promises something else
+    for (group, sparsity) in [("row", "0.5"), ("column", "0.57"), ("2:4", "0.5")] {
+        let error = explicit_mask(&weights, group.parse().unwrap(), sparsity.parse().unwrap()).unwrap_err();
+        assert!(
+            matches!(&error, EncodeError::Ballot(BallotError::Budget { matrix, .. }) if matrix == "0.q"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_bitmap_that_breaks_a_budget_is_refused_by_name() {
+    let (weights, mut bytes) = ballot_bytes(Encodings::MaskOnly);
+    let ballot = Ballot::parse(&bytes, &weights.layout).unwrap();
+    assert!(ballot.mask(9, weights.matrix(9)).is_ok());
+    let last = bytes.len() - 1;
+    bytes[last] ^= 0x40;
+    let ballot = Ballot::parse(&bytes, &weights.layout).unwrap();
+    let error = ballot.mask(9, weights.matrix(9)).unwrap_err();
+    assert!(error.to_string().contains("`1.down`"), "{error}");
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("prunes 27 weights of pool 1"), "{source}");
+}
+
+#[test]
+fn refusals_say_what_is_wrong_and_what_to_do() {
+    let (weights, bytes) = ballot_bytes(Encodings::Auto);
+    let parse = |bytes: &[u8]| Ballot::parse(bytes, &weights.layout).unwrap_err().to_string();
+    let with = |at: usize, byte: u8| {
+        let mut bytes = bytes.clone();
+        bytes[at] = byte;
+        bytes
+    };
+    assert!(parse(b"GGUF").contains("no fedprune file"));
+    assert!(parse(b"").contains("no fedprune file"));
+    assert!(parse(&with(8, 2)).contains("version 2"));
+    assert!(parse(&with(10, 9)).contains("unknown kind, 9"));
+    assert!(parse(&with(14, 0xff)).contains("header is damaged"));
+    assert!(parse(&[bytes.as_slice(), b"x"].concat()).contains("1 bytes follow its end"));
+    let other = Layout::new(layout().matrices()[..5].to_vec()).unwrap();
+    let error = Ballot::parse(&bytes, &other).unwrap_err().to_string();
+    for part in ["made for another model", &other.digest().short(), &weights.layout.digest().short()] {
+        assert!(error.contains(part), "{error}");
+    }
+    let view = weights.matrix(1);
+    let error = Ballot::parse(&bytes, &weights.layout).unwrap().mask(0, view).unwrap_err().to_string();
+    assert!(error.contains("`0.q` has the shape (24, 40)"), "{error}");
+    // an n:m group whose header contradicts itself
+    let mut header = vote(&weights.layout, Pruner::WANDA, "2:4");
+    header.sparsity = "0.6".parse().unwrap();
+    assert!(matches!(peek_header(&Header::Vote(header).to_bytes()), Err(BallotError::Sparsity(_))));
+    // one that does not fit the layout, and an encoding that a mask does not have
+    let odd = vote(&weights.layout, Pruner::WANDA, "3:7");
+    assert!(matches!(Ballot::parse(&Header::Vote(odd).to_bytes(), &weights.layout), Err(BallotError::Layout(_))));
+    let mut mask = explicit_mask(&weights, Group::Row, "0.57".parse().unwrap()).unwrap();
+    mask[15 + 80] = Encoding::Norms as u8;
+    assert!(parse(&mask).contains("which a mask does not have"));
+    assert!(parse(&with(15 + 85, 3)).contains("the encoding 3, which a ballot does not have"));
+}
+
+#[test]
+fn the_writer_refuses_what_does_not_fit() {
+    let weights = weights();
+    let norms = norms(&weights.layout);
+    let write = |header: &VoteHeader, norms: &[NormVector]| {
+        let mut sink = |_: &[u8]| Ok::<(), Infallible>(());
+        encode_ballot(header, &weights.layout, norms, Encodings::Auto, &weights, &mut sink)
+    };
+    let header = vote(&weights.layout, Pruner::WANDA, "row");
+    assert!(write(&header, &norms).is_ok());
+    assert!(matches!(write(&header, &norms[1..]), Err(EncodeError::Ballot(BallotError::NormCount { .. }))));
+    let mut swapped = norms.clone();
+    swapped.swap(0, 1);
+    assert!(matches!(write(&header, &swapped), Err(EncodeError::Ballot(BallotError::Derive { .. }))));
+    let other = VoteHeader { layout: Digest::of(b"other"), ..header.clone() };
+    assert!(matches!(write(&other, &norms), Err(EncodeError::Ballot(BallotError::OtherLayout { .. }))));
+    let data_free = vote(&weights.layout, Pruner::MAGNITUDE, "row");
+    assert!(write(&data_free, &[]).is_ok());
+}
+
+#[test]
+fn the_sinks_error_comes_back() {
+    #[derive(Debug, PartialEq, thiserror::Error)]
+    #[error("disk full")]
+    struct Full;
+    let weights = weights();
+    let mut left = 2;
+    let result = encode_ballot(
+        &vote(&weights.layout, Pruner::WANDA, "row"),
+        &weights.layout,
+        &norms(&weights.layout),
+        Encodings::MaskOnly,
+        &weights,
+        &mut |_| {
+            left -= 1;
+            if left == 0 { Err(Full) } else { Ok(()) }
+        },
+    );
+    assert!(matches!(result, Err(EncodeError::Caller(Full))));
+}
+
+#[test]
+fn truncated_anywhere_is_refused() {
+    for encodings in [Encodings::Auto, Encodings::MaskOnly] {
+        let (weights, bytes) = ballot_bytes(encodings);
+        for length in 0..bytes.len() {
+            assert!(Ballot::parse(&bytes[..length], &weights.layout).is_err(), "{length} of {}", bytes.len());
+        }
+    }
+}
+
+proptest! {
+    /// Whatever is changed, reading ends in an error or in masks that keep their budgets.
+    #[test]
+    fn damaged_ballots_never_panic(
+        mask_only in any::<bool>(),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let (weights, mut bytes) = ballot_bytes(if mask_only { Encodings::MaskOnly } else { Encodings::Auto });
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let _ = peek_header(&bytes);
+        if let Ok(ballot) = Ballot::parse(&bytes, &weights.layout) {
+            for index in 0..weights.layout.matrices().len() {
+                if let Ok(mask) = ballot.mask(index, weights.matrix(index)) {
+                    prop_assert_eq!(check_budgets(&mask, ballot.group(), ballot.sparsity()), Ok(()));
+                }
+            }
+        }
+    }
+}
