@@ -1,9 +1,9 @@
 //! The content digest in bytes per second, beside the floors that bound it.
 //!
-//! The floors move the same bytes: `mapped words` reads every word of the mapped files on all cores,
-//! page faults included, which the digest cannot avoid; `BLAKE3 in memory` hashes them where they are resident already. The
-//! files are written first, so that they come from the page cache. `FEDPRUNE_BENCH_MODEL` names another folder than the
-//! synthetic checkpoint of about 0.3 GB.
+//! The floors: `mapped words` reads every word of the matrices through the mapping on all cores, page faults
+//! included, which the digest cannot avoid; `BLAKE3 in memory` hashes the same files where they are resident
+//! already. The files are written (or read) first, so that they come from the page cache.
+//! `FEDPRUNE_BENCH_MODEL` names another folder than the synthetic checkpoint of about 0.5 GB.
 
 use std::fs;
 use std::hint::black_box;
