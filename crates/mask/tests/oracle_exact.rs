@@ -121,8 +121,11 @@ impl Oracle {
     }
 }
 
-/// Local groups as tagged in the fixtures, and the global groups that go with each.
-fn groups() -> Vec<(&'static str, Group, Vec<(&'static str, Group)>)> {
+/// A group and its tag in the fixtures.
+type Tagged = (&'static str, Group);
+
+/// Local groups, and the global groups that go with each.
+fn groups() -> Vec<(&'static str, Group, Vec<Tagged>)> {
     let free = vec![("layer", Group::Layer), ("row", Group::Row), ("column", Group::Column)];
     let (two, four) = ("2:4".parse().unwrap(), "4:8".parse().unwrap());
     vec![

@@ -329,7 +329,7 @@ mod tests {
             let weights = WeightsView::new(dtype, rows, columns, &bytes).unwrap();
             let keys = GlobalKeys::new(&counts);
             let mut groups = vec![Group::Layer, Group::Row, Group::Column];
-            if columns % 4 == 0 {
+            if columns.is_multiple_of(4) {
                 groups.push(Group::NofM { n: 2, m: 4 });
             }
             for group in groups {

@@ -12,6 +12,9 @@ use crate::matrix_mask::mask_root;
 use crate::weights::{DType, MatrixSource, WeightsView};
 use crate::{Digest, Group, MatrixMask, NormVector, Pruner, Sparsity};
 
+/// Name, weight and ballot.
+type Cast = (&'static str, u32, Vec<u8>);
+
 struct Weights(Layout, Vec<Vec<u8>>);
 
 impl MatrixSource for Weights {
@@ -74,8 +77,8 @@ fn collect(write: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), Infallible>)) 
     bytes
 }
 
-fn voters<'a>(layout: &'a Layout, ballots: &'a [(&str, u32, Vec<u8>)]) -> Vec<Voter<'a>> {
-    let voter = |(name, weight, bytes): &'a (&str, u32, Vec<u8>)| Voter {
+fn voters<'a>(layout: &'a Layout, ballots: &'a [Cast]) -> Vec<Voter<'a>> {
+    let voter = |(name, weight, bytes): &'a Cast| Voter {
         name: (*name).to_owned(),
         weight: *weight,
         ballot: Ballot::parse(bytes, layout).unwrap(),
@@ -83,7 +86,7 @@ fn voters<'a>(layout: &'a Layout, ballots: &'a [(&str, u32, Vec<u8>)]) -> Vec<Vo
     ballots.iter().map(voter).collect()
 }
 
-fn three(weights: &Weights, group: &str) -> Vec<(&'static str, u32, Vec<u8>)> {
+fn three(weights: &Weights, group: &str) -> Vec<Cast> {
     let header = header(weights, group);
     [("carol", 1, 7), ("ann", 1, 8), ("bob", 70000, 9)]
         .map(|(name, weight, seed)| (name, weight, ballot(weights, &header, seed)))
@@ -180,7 +183,7 @@ fn somebodys_own_mask_may_vote_and_a_tallied_one_may_not() {
 fn refusals_name_the_ballot_and_the_difference() {
     let weights = weights();
     let base = header(&weights, "row");
-    let refusal = |global: &str, change: &dyn Fn(&mut Vec<(&'static str, u32, Vec<u8>)>)| {
+    let refusal = |global: &str, change: &dyn Fn(&mut Vec<Cast>)| {
         let mut ballots = three(&weights, "row");
         change(&mut ballots);
         Tally::new(&weights.0, global.parse().unwrap(), voters(&weights.0, &ballots)).unwrap_err().to_string()
