@@ -110,23 +110,22 @@ mod tests {
     fn plain(query: &Tensor, key: &Tensor, value: &Tensor, window: Option<usize>) -> Vec<f64> {
         let read = |tensor: &Tensor| tensor.to_vec3::<f32>().unwrap();
         let (query, key, value) = (read(query), read(key), read(value));
-        let (heads, groups, head_dim) = (query[0].len(), key[0].len(), key[0][0].len());
+        let shared = query[0].len() / key[0].len();
         let mut out = Vec::new();
-        for at in 0..query.len() {
-            for head in 0..heads {
-                let group = head / (heads / groups);
+        for (at, heads) in query.iter().enumerate() {
+            for (head, query) in heads.iter().enumerate() {
+                let group = head / shared;
                 let oldest = window.map_or(0, |window| (at + 1).saturating_sub(window));
                 let weight = |key_at: usize| {
-                    let dot: f64 =
-                        (0..head_dim).map(|d| f64::from(query[at][head][d]) * f64::from(key[key_at][group][d])).sum();
-                    (dot / (head_dim as f64).sqrt()).exp()
+                    let pairs = query.iter().zip(&key[key_at][group]);
+                    let dot: f64 = pairs.map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+                    (dot / (query.len() as f64).sqrt()).exp()
                 };
                 let total: f64 = (oldest..=at).map(weight).sum();
-                for d in 0..head_dim {
-                    let sum: f64 =
-                        (oldest..=at).map(|key_at| weight(key_at) * f64::from(value[key_at][group][d])).sum();
-                    out.push(sum / total);
-                }
+                out.extend((0..query.len()).map(|d| {
+                    let weighted = |key_at: usize| weight(key_at) * f64::from(value[key_at][group][d]);
+                    (oldest..=at).map(weighted).sum::<f64>() / total
+                }));
             }
         }
         out

@@ -141,8 +141,13 @@ fn half_precision_stays_close() {
         let mut sums = BlockSums::new(decoder.config());
         let hidden = decoder.embed(&checkpoint, &tokens).unwrap();
         decoder.load_block(&checkpoint, 0).unwrap().forward(&decoder, &hidden, Some(&mut sums)).unwrap();
-        let loss =
-            perplexity::<ModelError>(&checkpoint, &decoder, &[tokens.clone()], &mut |_, _| Ok(()), &mut |_, _| {});
+        let loss = perplexity::<ModelError>(
+            &checkpoint,
+            &decoder,
+            std::slice::from_ref(&tokens),
+            &mut |_, _| Ok(()),
+            &mut |_, _| {},
+        );
         (sums, loss.unwrap().window_losses[0])
     };
     let (full, full_loss) = run(DType::F32);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use fedprune_checkpoint::{Checkpoint, ModelConfig};
 use fedprune_model::text::find_text_files;
@@ -115,12 +116,14 @@ fn sequential_sampling_stops_before_files_that_it_does_not_need() {
 fn a_long_text_is_cut_without_a_trace() {
     let setting = Setting::new();
     let path = setting.words("long.txt", 0, 20_000);
-    let all = evaluation_windows(&setting.config, &setting.tokenizer, &[path.clone()], "text", 128, None).unwrap();
+    let all =
+        evaluation_windows(&setting.config, &setting.tokenizer, slice::from_ref(&path), "text", 128, None).unwrap();
     assert_eq!(all.windows.len(), 20_001 / 128);
     assert_eq!(all.documents[0].tokens, 20_001);
     for count in [1, 7, 120] {
         let first =
-            evaluation_windows(&setting.config, &setting.tokenizer, &[path.clone()], "text", 128, Some(count)).unwrap();
+            evaluation_windows(&setting.config, &setting.tokenizer, slice::from_ref(&path), "text", 128, Some(count))
+                .unwrap();
         assert_eq!(first.windows, all.windows[..count]);
         assert_eq!(first.documents[0].tokens, count as u64 * 128);
     }
@@ -172,7 +175,7 @@ fn records_are_joined_by_a_blank_line() {
         "records.jsonl",
         "{\"text\": \"w1 w2\", \"body\": \"w9\"}\n\n  \n{\"text\": \"w3\", \"body\": \"w8\"}\r\n",
     );
-    let files = find_text_files(&[path.clone()]).unwrap();
+    let files = find_text_files(slice::from_ref(&path)).unwrap();
     assert_eq!(files[0].read("text").unwrap(), "w1 w2\n\nw3");
     assert_eq!(files[0].read("body").unwrap(), "w9\n\nw8");
     let windows = setting.windows(&[path], 1, 4, Sampling::Sequential).unwrap();
@@ -218,7 +221,7 @@ fn too_little_text_is_refused_with_what_there_is() {
     let blank = setting.write("blank.txt", " \n\t\n");
     let random = Sampling::Random { seed: 0 };
     for sampling in [Sampling::Sequential, random] {
-        assert_says(&message(setting.windows(&[blank.clone()], 1, 2, sampling)), &["empty", "1 file"]);
+        assert_says(&message(setting.windows(slice::from_ref(&blank), 1, 2, sampling)), &["empty", "1 file"]);
         let a = setting.words("a.txt", 0, 9);
         let b = setting.words("b.txt", 0, 5);
         let said = message(setting.windows(&[a.clone(), b.clone()], 5, 4, sampling));
@@ -235,11 +238,12 @@ fn too_little_text_is_refused_with_what_there_is() {
 fn requests_that_no_text_can_meet_are_refused() {
     let setting = Setting::new();
     let path = setting.words("a.txt", 0, 9);
-    let ask = |samples, tokens| message(setting.windows(&[path.clone()], samples, tokens, Sampling::Sequential));
+    let ask = |samples, tokens| message(setting.windows(slice::from_ref(&path), samples, tokens, Sampling::Sequential));
     assert_says(&ask(0, 4), &["`--nsamples` must be at least 1"]);
     assert_says(&ask(1, 0), &["`--seqlen` must be at least 1"]);
     assert_says(&ask(1, 257), &["257", "max_position_embeddings", "256"]);
-    let said = message(evaluation_windows(&setting.config, &setting.tokenizer, &[path.clone()], "text", 4, Some(0)));
+    let said =
+        message(evaluation_windows(&setting.config, &setting.tokenizer, slice::from_ref(&path), "text", 4, Some(0)));
     assert_says(&said, &["--max-windows"]);
 }
 
