@@ -346,7 +346,8 @@ fn the_demo_holds_what_it_promises() {
     let again = folder.path().join("again");
     let shown = run(&["demo", "--out", text(&again)]);
     let shown = String::from_utf8(shown.stdout).unwrap();
-    let suggestions: Vec<&str> = shown.lines().filter_map(|line| line.trim().strip_prefix("fedprune ")).collect();
+    let name = env!("CARGO_BIN_EXE_fedprune-under-test");
+    let suggestions: Vec<&str> = shown.lines().filter_map(|line| line.trim().strip_prefix(name)).collect();
     assert!(suggestions.len() >= 3, "{shown}");
     for suggestion in suggestions {
         let output = run(&suggestion.split_whitespace().collect::<Vec<_>>());

@@ -34,7 +34,7 @@ impl Oracle {
     fn new(fixture: Fixture) -> Self {
         let checkpoint = Checkpoint::open(&fixture.folder).expect("the fixture is a checkpoint");
         let device = DeviceName::Cpu.open().expect("there is a processor");
-        let dtype = ComputeDType::F32.on(&device).expect("it computes in f32");
+        let dtype = ComputeDType::F32.candle();
         let decoder = Decoder::new(&checkpoint, &device, dtype, 64).expect("the decoder supports it");
         let sparsity = fixture.numbers["sparsity"].as_str().expect("sparsity").parse().expect("a fraction");
         let silos = fixture.silos();

@@ -55,6 +55,11 @@ pub fn shell(path: &Path) -> String {
     if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
+/// This program as it was called, so that a suggested command runs where this one did.
+pub fn program() -> String {
+    std::env::args_os().next().map_or_else(|| "fedprune".to_owned(), |name| shell(Path::new(&name)))
+}
+
 /// The largest resident memory of this process so far, in bytes, where the system tells (VmHWM).
 pub fn peak_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

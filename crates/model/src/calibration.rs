@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use fedprune_checkpoint::ModelConfig;
 
 use crate::decoder::check_sequence;
+use crate::error::FileNames;
 use crate::text::{TextBudget, TextFile, find_text_files};
 use crate::{ModelError, Tokenizer};
 
@@ -213,8 +214,9 @@ fn random(reader: &mut Reader<'_>, sequence_tokens: usize, samples: usize, seed:
 }
 
 fn too_short(reader: &Reader<'_>, sequence_tokens: usize, samples: usize, windows: u64) -> ModelError {
+    let files = FileNames(reader.documents.iter().map(|document| document.path.clone()).collect());
     if !reader.text {
-        return ModelError::EmptyText { files: reader.documents.len() };
+        return ModelError::EmptyText { files };
     }
     let longest = reader.documents.iter().map(|document| document.tokens).max().unwrap_or(0);
     let remedy = if windows > 0 {
@@ -225,6 +227,7 @@ fn too_short(reader: &Reader<'_>, sequence_tokens: usize, samples: usize, window
     let usable =
         reader.documents.iter().map(|document| document.tokens).filter(|tokens| *tokens >= sequence_tokens as u64);
     ModelError::TooShort {
+        files,
         samples,
         sequence_tokens,
         needed: (samples as u64).saturating_mul(sequence_tokens as u64),

@@ -1,5 +1,6 @@
 //! Everything that can go wrong between a checkpoint, a text and a number, with what to do about it.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -234,18 +235,20 @@ pub enum ModelError {
     },
 
     /// Nothing but white space.
-    #[error("the text is empty: {files} file(s) hold nothing but white space; pass text")]
+    #[error("{files} is empty or holds nothing but white space; pass text")]
     EmptyText {
         /// Files read.
-        files: usize,
+        files: FileNames,
     },
 
     /// Not enough text for the windows asked for.
     #[error(
-        "the text is too short: {samples} windows of {sequence_tokens} tokens need {needed} tokens in files of at \
+        "the text of {files} is too short: {samples} windows of {sequence_tokens} tokens need {needed} tokens in files of at \
          least {sequence_tokens}, but there are {tokens} tokens in such files, enough for {windows} windows; {remedy}"
     )]
     TooShort {
+        /// Files read.
+        files: FileNames,
         /// Windows asked for.
         samples: usize,
         /// Tokens of one window.
@@ -259,6 +262,21 @@ pub enum ModelError {
         /// What to pass instead.
         remedy: String,
     },
+}
+
+/// Files as a message names them: the first by name, the others by number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileNames(pub Vec<PathBuf>);
+
+impl fmt::Display for FileNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [] => f.write_str("no file"),
+            [only] => write!(f, "`{}`", only.display()),
+            [first, second] => write!(f, "`{}` with `{}`", first.display(), second.display()),
+            [first, others @ ..] => write!(f, "`{}` with {} other files", first.display(), others.len()),
+        }
+    }
 }
 
 /// Names what was being done when candle failed.

@@ -16,7 +16,7 @@ use super::mask_file::{MappedFile, MaskFile, check_model};
 use super::model_card::{ModelCard, matrix_kind};
 use super::{content_digest, encode_error};
 use crate::args::{ApplyOptions, Scale};
-use crate::files::{folder_of, peak_memory_bytes, shell};
+use crate::files::{folder_of, peak_memory_bytes, program, shell};
 use crate::output::{bytes, count, facts, percent};
 use crate::progress::Meter;
 
@@ -70,15 +70,16 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
     if options.scale == Some(Scale::Support) && matches!(mask, MaskFile::Ballot(_)) {
         bail!(
             "`{}` holds one mask and no votes, so support is unknown; drop --scale, or tally ballots first with: \
-             fedprune tally BALLOT… --model {} --out FILE",
+             {} tally BALLOT… --model {} --out FILE",
             options.mask.display(),
+            program(),
             shell(&options.model)
         );
     }
     let base_digest = content_digest(&checkpoint, meter);
     check_model(&file, mask.model(), &checkpoint, base_digest)?;
 
-    let sidecar = Sidecar::derive(&checkpoint, &mask, base_digest, folder_of(&options.out), meter)?;
+    let sidecar = Sidecar::derive(&checkpoint, &mask, base_digest, &options.out, meter)?;
     let bits = MappedFile::open(sidecar.file.path())?;
     let explicit = Ballot::parse(bits.bytes(), layout).context("the mask just written does not read back")?;
     let card = ModelCard {
@@ -159,7 +160,7 @@ impl Sidecar {
         checkpoint: &Checkpoint,
         mask: &MaskFile<'_>,
         model: Digest,
-        folder: &Path,
+        out: &Path,
         meter: &Meter,
     ) -> anyhow::Result<Self> {
         let layout = checkpoint.layout();
@@ -170,8 +171,9 @@ impl Sidecar {
             sparsity: mask.sparsity(),
             votes: mask.votes(),
         };
-        let context = || format!("cannot write the mask to a temporary file in `{}`", folder.display());
-        let mut file = tempfile::Builder::new().prefix(".fedprune-mask-").tempfile_in(folder).with_context(context)?;
+        let context = || format!("cannot write the mask of `{}` beside it; nothing was left behind", out.display());
+        let mut file =
+            tempfile::Builder::new().prefix(".fedprune-mask-").tempfile_in(folder_of(out)).with_context(context)?;
         let task = meter.task("deriving the mask", layout.weights(), false);
         let mut digests = Vec::with_capacity(layout.matrices().len());
         let mut pruned_weights = 0;
@@ -262,6 +264,6 @@ impl ApplyReport {
         if let Some(peak) = self.peak_memory_bytes {
             rows.push(("peak memory", bytes(peak)));
         }
-        format!("{}\nnext: fedprune eval perplexity --model {} --data FILE", facts(&rows), shell(&self.folder))
+        format!("{}\nnext: {} eval perplexity --model {} --data FILE", facts(&rows), program(), shell(&self.folder))
     }
 }

@@ -20,7 +20,7 @@ use super::{apply, mask_compute, tally};
 use crate::args::{
     ApplyOptions, Ballots, ComputeOptions, DemoOptions, DeviceOptions, SamplingMethod, SparsityOrPattern, TallyOptions,
 };
-use crate::files::shell;
+use crate::files::{program, shell};
 use crate::output::{bytes, facts, table};
 use crate::progress::Meter;
 
@@ -208,13 +208,14 @@ impl DemoReport {
             .collect();
         let first = self.silos.first().map(|silo| shell(&silo.ballot)).unwrap_or_default();
         let ballots = self.silos.iter().map(|silo| shell(&silo.ballot)).collect::<Vec<_>>().join(" ");
+        let program = program();
         let (model, tally) = (shell(&self.paths.model), shell(&self.paths.tally));
         format!(
             "{} silos, one after the other in this process; sparsity {}\n\n{}\n{}\n\
              look further (everything is in {}):\n  \
-             fedprune mask show {ballots} {tally} --model {model}\n  \
-             fedprune eval perplexity --model {} --data {} --seqlen {SEQUENCE_TOKENS}\n  \
-             fedprune apply --model {model} --mask {first} --out {}",
+             {program} mask show {ballots} {tally} --model {model}\n  \
+             {program} eval perplexity --model {} --data {} --seqlen {SEQUENCE_TOKENS}\n  \
+             {program} apply --model {model} --mask {first} --out {}",
             self.silos.len(),
             self.sparsity,
             table(&["silo", "ballot", "seconds", "mask", "perplexity alone"], &rows),

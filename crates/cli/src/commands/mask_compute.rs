@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::mask_file::MappedFile;
 use super::{content_digest, decoder, sequence_tokens};
 use crate::args::{Ballots, ComputeOptions, SamplingMethod, SparsityOrPattern};
-use crate::files::{check_new, create_new, peak_memory_bytes, shell};
+use crate::files::{check_new, create_new, peak_memory_bytes, program, shell};
 use crate::output::{bytes, count, facts, percent};
 use crate::progress::Meter;
 
@@ -228,8 +228,9 @@ impl ComputeReport {
             rows.push(("peak memory", bytes(peak)));
         }
         format!(
-            "{}\nnext: fedprune apply --model {} --mask {} --out {}",
+            "{}\nnext: {} apply --model {} --mask {} --out {}",
             facts(&rows),
+            program(),
             shell(&self.model),
             shell(&self.ballot),
             shell(&self.ballot.with_extension("pruned"))

@@ -45,7 +45,7 @@ fn sequence_tokens(asked: Option<usize>, config: &ModelConfig) -> usize {
 /// A decoder on the device asked for.
 fn decoder(checkpoint: &Checkpoint, options: &DeviceOptions, sequence_tokens: usize) -> anyhow::Result<Decoder> {
     let device = options.device.open()?;
-    let dtype = options.dtype.unwrap_or_else(|| ComputeDType::default_for(&device)).on(&device)?;
+    let dtype = options.dtype.unwrap_or_else(|| ComputeDType::default_for(&device)).candle();
     Decoder::new(checkpoint, &device, dtype, sequence_tokens)
         .with_context(|| format!("cannot run the model on {}", options.device))
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::content_digest;
 use super::mask_file::{MappedFile, check_model};
 use crate::args::TallyOptions;
-use crate::files::{check_new, create_new, shell};
+use crate::files::{check_new, create_new, program, shell};
 use crate::output::{bytes, count, facts, percent, table};
 use crate::progress::Meter;
 
@@ -149,7 +149,7 @@ impl TallyReport {
             })
             .collect();
         format!(
-            "{}\n{}\nnext: fedprune apply --model {} --mask {} --out {}",
+            "{}\n{}\nnext: {} apply --model {} --mask {} --out {}",
             table(&["ballot", "weight", "size", "digest", "differs from global"], &rows),
             facts(&[
                 ("tally", format!("{} ({})", self.tally.display(), bytes(self.tally_bytes))),
@@ -166,6 +166,7 @@ impl TallyReport {
                 ("mask root", self.mask_root.to_string()),
                 ("time", format!("{:.1} s", self.seconds)),
             ]),
+            program(),
             shell(&self.model),
             shell(&self.tally),
             shell(&self.tally.with_extension("pruned")),

@@ -11,9 +11,20 @@ macro_rules! bundled {
 }
 
 /// Files of `examples/bundled-model`, by their path there.
-const MODEL: &[(&str, &[u8])] = bundled!();
-const SILOS: &[(&str, &[u8])] = bundled!();
-const HELD_OUT: &[(&str, &[u8])] = bundled!();
+const MODEL: &[(&str, &[u8])] = bundled!(
+    "model/README.md",
+    "model/config.json",
+    "model/model.safetensors",
+    "model/tokenizer.json",
+    "model/tokenizer_config.json",
+);
+const SILOS: &[(&str, &[u8])] = bundled!(
+    "silos/austen_emma.txt",
+    "silos/melville_moby_dick.txt",
+    "silos/speeches_1945_1953.txt",
+    "silos/speeches_1953_1958.txt",
+);
+const HELD_OUT: &[(&str, &[u8])] = bundled!("held_out.txt");
 
 /// Writes everything below `folder`; returns each silo's name and text.
 pub(super) fn unpack(folder: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
