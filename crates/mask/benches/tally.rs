@@ -56,7 +56,8 @@ fn tally(criterion: &mut Criterion) {
             bencher.iter(|| global_mask(black_box(weights.view()), &counts, pool, sparsity));
         });
         group.bench_function(format!("by-keys/{name}"), |bencher| {
-            bencher.iter(|| select(black_box(weights.view()), &GlobalKeys::new(&counts), pool, sparsity));
+            bencher
+                .iter(|| select(black_box(weights.view()), &GlobalKeys::new(&counts, weights.view()), pool, sparsity));
         });
     }
     let mask = global_mask(weights.view(), &counts, Group::Layer, sparsity);

@@ -3,13 +3,16 @@
 //! Order inside a pool, always: key ascending, then |W| ascending, then flat index (row-major) ascending;
 //! the first `floor(pool × sparsity)` are pruned. The order is total, so the mask is unique.
 //!
-//! Nothing is sorted and nothing the size of a matrix is allocated, save the mask. A `layer` pool is
-//! narrowed down by radix: histograms of one digit after another of the key, recomputed on each pass,
-//! until the few candidates around the threshold fit a small buffer. Other pools are small enough to be
-//! copied and partitioned.
+//! Nothing is sorted and nothing the size of a matrix is allocated, save the mask. A sample of a pool's
+//! keys brackets the threshold; one branchless pass marks what lies below the bracket and sets aside the
+//! few keys inside it, which alone are partitioned. A sample that misleads is noticed, since ranks are
+//! counted, and costs time only: the pool is then done without one.
 //!
-//! Floor for one `layer` selection of n weights: W is read twice (one histogram, one marking pass) and
-//! n/8 bytes are written. A `row` selection reads W once.
+//! Floor for one selection of n weights, `layer` or `row`: W is read once and n/8 bytes are written.
+
+mod layer;
+mod pairs;
+mod pool;
 
 use rayon::prelude::*;
 
@@ -18,6 +21,7 @@ use crate::norms::NormVector;
 use crate::score::{Keys, Pruner, WidthError};
 use crate::sparsity::{Group, Sparsity};
 use crate::weights::WeightsView;
+use pool::{Scratch, coarse_shift, for_each_one};
 
 /// What keeps a mask from being derived.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,22 +57,10 @@ pub fn derive_mask(
     Ok(select(weights, &*keys, group, sparsity))
 }
 
-/// Bits of one radix digit; its histogram stays in the second-level cache.
-const DIGIT_BITS: u32 = 14;
 /// Weights that one task of a parallel pass looks at, about.
 const TASK_WEIGHTS: usize = 1 << 16;
-/// Candidates are collected once this few are left, about.
-const MAX_CANDIDATES: u64 = 1 << 17;
 /// Columns that are gathered together for a `column` group.
 const COLUMN_TILE: usize = 32;
-
-/// A position in the total order; everything up to and including it is pruned.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Place {
-    key: u64,
-    magnitude: u32,
-    index: u64,
-}
 
 /// The mask of `weights` under `keys`: the first weights of each pool, in the total order.
 ///
@@ -82,26 +74,25 @@ pub fn select(weights: WeightsView<'_>, keys: &dyn Keys, group: Group, sparsity:
         return mask;
     }
     match group {
-        Group::Layer => select_layer(weights, keys, sparsity, &mut mask),
+        Group::Layer => layer::select_layer(weights, keys, sparsity, &mut mask),
         Group::Row => {
             let budget = sparsity.budget(weights.columns() as u64) as usize;
+            let shift = coarse_shift(keys.significant_bits());
             for_each_row(weights, keys, &mut mask, |row, keys, scratch, bits| {
-                select_pool(
-                    keys,
-                    |column| weights.magnitude_bits(row, column),
-                    budget,
-                    scratch,
-                    |column| {
-                        bits.set(column);
-                    },
-                );
+                bits.or_words(scratch.select(keys, shift, budget, |column| weights.magnitude_bits(row, column)));
             });
         }
         Group::Column => select_columns(weights, keys, sparsity, &mut mask),
         Group::NofM { n, m } => {
             assert_eq!(weights.columns() % m as usize, 0, "the group was checked against the layout");
             for_each_row(weights, keys, &mut mask, |row, keys, _, bits| {
-                select_n_of_m(keys, |column| weights.magnitude_bits(row, column), n as usize, m as usize, bits);
+                let magnitude = |column| weights.magnitude_bits(row, column);
+                match m {
+                    2 => pairs::select_pools::<2>(keys, magnitude, n, bits),
+                    4 => pairs::select_pools::<4>(keys, magnitude, n, bits),
+                    8 => pairs::select_pools::<8>(keys, magnitude, n, bits),
+                    _ => pairs::select_n_of_m(keys, magnitude, n as usize, m as usize, bits),
+                }
             });
         }
     }
@@ -120,13 +111,24 @@ impl RowBits<'_> {
         let bit = self.start + column;
         self.words[bit / 64] |= 1 << (bit % 64);
     }
-}
 
-/// Buffers that one task reuses from pool to pool.
-#[derive(Default)]
-struct Scratch {
-    keys: Vec<u64>,
-    ties: Vec<(u32, u32)>,
+    /// Marks up to 64 weights from `column` on.
+    #[inline]
+    fn or(&mut self, column: usize, bits: u64) {
+        let bit = self.start + column;
+        self.words[bit / 64] |= bits << (bit % 64);
+        let spilled = bits.checked_shr(64 - (bit % 64) as u32).unwrap_or(0);
+        if spilled != 0 {
+            self.words[bit / 64 + 1] |= spilled;
+        }
+    }
+
+    /// Marks a whole row.
+    fn or_words(&mut self, row: &[u64]) {
+        for (word, &bits) in row.iter().enumerate().filter(|(_, bits)| **bits != 0) {
+            self.or(word * 64, bits);
+        }
+    }
 }
 
 /// How many rows one task takes: a multiple that ends on a whole word, so that tasks share no word.
@@ -156,70 +158,13 @@ fn for_each_row(
     );
 }
 
-/// Marks the first `budget` of one pool; `magnitude(position)` breaks ties of keys.
-fn select_pool(
-    keys: &[u64],
-    magnitude: impl Fn(usize) -> u32,
-    budget: usize,
-    scratch: &mut Scratch,
-    mut mark: impl FnMut(usize),
-) {
-    if budget == 0 {
-        return;
-    }
-    scratch.keys.clear();
-    scratch.keys.extend_from_slice(keys);
-    let (_, &mut threshold, _) = scratch.keys.select_nth_unstable(budget - 1);
-    scratch.ties.clear();
-    let mut below = 0;
-    for (position, &key) in keys.iter().enumerate() {
-        if key < threshold {
-            mark(position);
-            below += 1;
-        } else if key == threshold {
-            scratch.ties.push((magnitude(position), position as u32));
-        }
-    }
-    let wanted = budget - below;
-    if wanted < scratch.ties.len() {
-        scratch.ties.select_nth_unstable(wanted - 1);
-        scratch.ties.truncate(wanted);
-    }
-    for &(_, position) in &scratch.ties {
-        mark(position as usize);
-    }
-}
-
-/// Marks n of each m consecutive keys.
-fn select_n_of_m(keys: &[u64], magnitude: impl Fn(usize) -> u32, n: usize, m: usize, bits: &mut RowBits<'_>) {
-    for start in (0..keys.len()).step_by(m) {
-        let pool = &keys[start..start + m];
-        let mut taken = 0u64;
-        for _ in 0..n {
-            let mut best: Option<(u64, u32, usize)> = None;
-            for (position, &key) in pool.iter().enumerate() {
-                if taken >> position & 1 == 1 || best.is_some_and(|(lowest, _, _)| key > lowest) {
-                    continue;
-                }
-                let place = (key, magnitude(start + position), position);
-                if best.is_none_or(|best| place < best) {
-                    best = Some(place);
-                }
-            }
-            if let Some((_, _, position)) = best {
-                taken |= 1 << position;
-                bits.set(start + position);
-            }
-        }
-    }
-}
-
 fn select_columns(weights: WeightsView<'_>, keys: &dyn Keys, sparsity: Sparsity, mask: &mut MatrixMask) {
     let (rows, columns) = (weights.rows(), weights.columns());
     let budget = sparsity.budget(rows as u64) as usize;
     if budget == 0 {
         return;
     }
+    let shift = coarse_shift(keys.significant_bits());
     let tiles: Vec<usize> = (0..columns).step_by(COLUMN_TILE).collect();
     // Chosen rows per column come back as lists, one group of tiles at a time: columns of different
     // tiles share mask words.
@@ -239,15 +184,8 @@ fn select_columns(weights: WeightsView<'_>, keys: &dyn Keys, sparsity: Sparsity,
                 let mut chosen = Vec::with_capacity(budget * width);
                 for (offset, keys) in tile.chunks_exact(rows).enumerate() {
                     let column = start + offset;
-                    select_pool(
-                        keys,
-                        |row| weights.magnitude_bits(row, column),
-                        budget,
-                        scratch,
-                        |row| {
-                            chosen.push((row, column as u32));
-                        },
-                    );
+                    let pruned = scratch.select(keys, shift, budget, |row| weights.magnitude_bits(row, column));
+                    for_each_one(pruned, |row| chosen.push((row, column as u32)));
                 }
                 chosen
             })
@@ -255,177 +193,6 @@ fn select_columns(weights: WeightsView<'_>, keys: &dyn Keys, sparsity: Sparsity,
         for (row, column) in chosen.into_iter().flatten() {
             mask.prune(row, column as usize);
         }
-    }
-}
-
-fn select_layer(weights: WeightsView<'_>, keys: &dyn Keys, sparsity: Sparsity, mask: &mut MatrixMask) {
-    let pool = weights.rows() as u64 * weights.columns() as u64;
-    let budget = sparsity.budget(pool);
-    if budget == 0 {
-        return;
-    }
-    let last = last_pruned(weights, keys, budget);
-    for_each_row(weights, keys, mask, |row, keys, _, bits| {
-        let columns = keys.len();
-        for (column, &key) in keys.iter().enumerate() {
-            let pruned = key < last.key
-                || key == last.key && {
-                    let index = (row * columns + column) as u64;
-                    (weights.magnitude_bits(row, column), index) <= (last.magnitude, last.index)
-                };
-            if pruned {
-                bits.set(column);
-            }
-        }
-    });
-}
-
-/// The place of the last weight pruned of the whole matrix, `budget` ≥ 1.
-fn last_pruned(weights: WeightsView<'_>, keys: &dyn Keys, budget: u64) -> Place {
-    let pass = Pass { weights, keys };
-    let mut wanted = budget; // rank of the threshold among those that match the prefix, from 1
-    let mut prefix = Prefix { value: 0, low_bits: keys.significant_bits() };
-    let mut candidates = weights.rows() as u64 * weights.columns() as u64;
-    while candidates > MAX_CANDIDATES && prefix.low_bits > 0 {
-        let digit_bits = DIGIT_BITS.min(prefix.low_bits);
-        let shift = prefix.low_bits - digit_bits;
-        let counts = pass.histogram(digit_bits, |key, _| {
-            prefix.matches(key).then(|| ((key >> shift) & ((1 << digit_bits) - 1)) as usize)
-        });
-        let (digit, before, inside) = bucket_of(&counts, wanted);
-        wanted -= before;
-        candidates = inside;
-        prefix = Prefix { value: prefix.value << digit_bits | digit as u64, low_bits: shift };
-    }
-    if candidates <= MAX_CANDIDATES {
-        return nth_candidate(pass.collect(prefix), wanted);
-    }
-    // More equal keys than fit: narrow by |W|, then take the last by its index.
-    let key = prefix.value;
-    let mut magnitude = Prefix { value: 0, low_bits: weights.dtype().bytes() as u32 * 8 - 1 };
-    while magnitude.low_bits > 0 {
-        let digit_bits = DIGIT_BITS.min(magnitude.low_bits);
-        let shift = magnitude.low_bits - digit_bits;
-        let counts = pass.histogram(digit_bits, |candidate, bits| {
-            let bits = (candidate == key).then(|| u64::from(bits()))?;
-            magnitude.matches(bits).then(|| ((bits >> shift) & ((1 << digit_bits) - 1)) as usize)
-        });
-        let (digit, before, _) = bucket_of(&counts, wanted);
-        wanted -= before;
-        magnitude = Prefix { value: magnitude.value << digit_bits | digit as u64, low_bits: shift };
-    }
-    let magnitude = magnitude.value as u32;
-    Place { key, magnitude, index: pass.nth_equal(key, magnitude, wanted) }
-}
-
-/// The high bits that candidates share; `low_bits` are still open.
-#[derive(Clone, Copy)]
-struct Prefix {
-    value: u64,
-    low_bits: u32,
-}
-
-impl Prefix {
-    #[inline]
-    fn matches(self, key: u64) -> bool {
-        key >> self.low_bits == self.value
-    }
-}
-
-/// The bucket that holds rank `wanted` (from 1), how many lie before it, and how many inside.
-fn bucket_of(counts: &[u64], wanted: u64) -> (usize, u64, u64) {
-    let mut before = 0;
-    for (digit, &count) in counts.iter().enumerate() {
-        if before + count >= wanted {
-            return (digit, before, count);
-        }
-        before += count;
-    }
-    unreachable!("a rank is at most the number of candidates");
-}
-
-fn nth_candidate(mut candidates: Vec<Place>, wanted: u64) -> Place {
-    *candidates.select_nth_unstable(wanted as usize - 1).1
-}
-
-/// Parallel passes over all keys of a matrix, recomputing them.
-struct Pass<'a> {
-    weights: WeightsView<'a>,
-    keys: &'a dyn Keys,
-}
-
-impl Pass<'_> {
-    /// Row ranges that cover the matrix, one a task.
-    fn tasks(&self) -> Vec<std::ops::Range<usize>> {
-        let (rows, columns) = (self.weights.rows(), self.weights.columns());
-        // few tasks, so that few histograms exist at once
-        let task_rows = (TASK_WEIGHTS / columns).max(1).max(rows.div_ceil(8 * rayon::current_num_threads()));
-        (0..rows).step_by(task_rows).map(|start| start..(start + task_rows).min(rows)).collect()
-    }
-
-    /// Counts `digit(key, magnitude bits)` over all weights.
-    fn histogram(&self, digit_bits: u32, digit: impl Fn(u64, &dyn Fn() -> u32) -> Option<usize> + Sync) -> Vec<u64> {
-        let zero = || vec![0u64; 1 << digit_bits];
-        self.tasks()
-            .into_par_iter()
-            .map(|rows| {
-                let mut counts = zero();
-                let mut keys = vec![0u64; self.weights.columns()];
-                for row in rows {
-                    self.keys.fill(row, 0..keys.len(), &mut keys);
-                    for (column, &key) in keys.iter().enumerate() {
-                        if let Some(digit) = digit(key, &|| self.weights.magnitude_bits(row, column)) {
-                            counts[digit] += 1;
-                        }
-                    }
-                }
-                counts
-            })
-            .reduce(zero, |mut a, b| {
-                a.iter_mut().zip(&b).for_each(|(a, b)| *a += b);
-                a
-            })
-    }
-
-    /// The places of all weights whose key has this prefix.
-    fn collect(&self, prefix: Prefix) -> Vec<Place> {
-        let columns = self.weights.columns();
-        self.tasks()
-            .into_par_iter()
-            .map(|rows| {
-                let mut places = Vec::new();
-                let mut keys = vec![0u64; columns];
-                for row in rows {
-                    self.keys.fill(row, 0..columns, &mut keys);
-                    for (column, &key) in keys.iter().enumerate().filter(|(_, key)| prefix.matches(**key)) {
-                        let magnitude = self.weights.magnitude_bits(row, column);
-                        places.push(Place { key, magnitude, index: (row * columns + column) as u64 });
-                    }
-                }
-                places
-            })
-            .reduce(Vec::new, |mut a, mut b| {
-                a.append(&mut b);
-                a
-            })
-    }
-
-    /// Flat index of the `wanted`-th weight (from 1) with exactly this key and magnitude.
-    fn nth_equal(&self, key: u64, magnitude: u32, mut wanted: u64) -> u64 {
-        let columns = self.weights.columns();
-        let mut keys = vec![0u64; columns];
-        for row in 0..self.weights.rows() {
-            self.keys.fill(row, 0..columns, &mut keys);
-            for (column, &candidate) in keys.iter().enumerate() {
-                if candidate == key && self.weights.magnitude_bits(row, column) == magnitude {
-                    wanted -= 1;
-                    if wanted == 0 {
-                        return (row * columns + column) as u64;
-                    }
-                }
-            }
-        }
-        unreachable!("the histograms counted at least this many");
     }
 }
 
@@ -529,11 +296,11 @@ mod tests {
         }
     }
 
-    /// Large enough that the radix passes run: many distinct keys, few, and one.
+    /// Large enough for samples and for radix passes: many distinct keys, few, and one.
     #[test]
-    fn large_layers_equal_sorting() {
+    fn large_pools_equal_sorting() {
         let (rows, columns) = (531, 777);
-        assert!((rows * columns) as u64 > 2 * MAX_CANDIDATES);
+        assert!((rows * columns) as u64 > 2 * layer::MAX_CANDIDATES);
         let mut state = 1u64;
         let mut next = || {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -546,12 +313,11 @@ mod tests {
             let keys = Given((0..rows * columns).map(|_| next() % levels).collect(), columns);
             for numerator in [1, 50, 99] {
                 let sparsity = Sparsity::new(numerator, 100).unwrap();
-                let fast = select(view, &keys, Group::Layer, sparsity);
-                assert_eq!(
-                    fast,
-                    select_by_sorting(view, &keys, Group::Layer, sparsity),
-                    "{levels} levels, {numerator} %"
-                );
+                for group in [Group::Layer, Group::Row, Group::Column] {
+                    let fast = select(view, &keys, group, sparsity);
+                    let slow = select_by_sorting(view, &keys, group, sparsity);
+                    assert_eq!(fast, slow, "{group}, {levels} levels, {numerator} %");
+                }
             }
         }
     }

@@ -199,6 +199,27 @@ impl<'a> WeightsView<'a> {
         }
     }
 
+    /// [`WeightsView::magnitude_bits`] of part of a row.
+    ///
+    /// # Panics
+    /// When the range leaves the row or `out` has another length: both are the caller's own.
+    pub fn magnitude_bits_of(&self, row: usize, columns: Range<usize>, out: &mut [u64]) {
+        assert_eq!(out.len(), columns.len());
+        let bytes = self.slice(row, columns);
+        match self.dtype {
+            DType::BF16 | DType::F16 => {
+                for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *out = u64::from(u16::from_le_bytes(*bytes) & 0x7fff);
+                }
+            }
+            DType::F32 => {
+                for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *out = u64::from(u32::from_le_bytes(*bytes) & 0x7fff_ffff);
+                }
+            }
+        }
+    }
+
     /// One weight.
     pub fn get(&self, row: usize, column: usize) -> f32 {
         let at = (row * self.columns + column) * self.dtype.bytes();

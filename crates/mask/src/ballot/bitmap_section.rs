@@ -26,7 +26,7 @@ pub(super) struct Section<'a> {
 /// The section of one mask.
 pub(super) fn encode(mask: &MatrixMask, squeezer: &mut Squeezer) -> Vec<u8> {
     let packed = mask.to_bytes();
-    let (method, body) = squeezer.squeeze_if_promising(&packed).map_or((RAW, packed), |frame| (ZSTD, frame));
+    let (method, body) = squeezer.squeeze_bits(&packed).map_or((RAW, packed), |frame| (ZSTD, frame));
     let mut bytes = Vec::with_capacity(PREFIX_BYTES + body.len());
     bytes.push(method);
     bytes.extend((body.len() as u64).to_le_bytes());

@@ -30,9 +30,7 @@ impl Scorer for Magnitude {
 
 impl Keys for MagnitudeKeys<'_> {
     fn fill(&self, row: usize, columns: Range<usize>, keys: &mut [u64]) {
-        for (key, column) in keys.iter_mut().zip(columns) {
-            *key = u64::from(self.0.magnitude_bits(row, column));
-        }
+        self.0.magnitude_bits_of(row, columns, keys);
     }
 
     fn significant_bits(&self) -> u32 {

@@ -5,8 +5,13 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::{Keys, SCORE_BITS, Scorer, key_of_score};
 use crate::{NormVector, WeightsView};
+
+/// Columns that one task sums.
+const COLUMN_TILE: usize = 256;
 
 /// The scoring rule.
 pub(super) struct Ria;
@@ -35,16 +40,28 @@ impl Scorer for Ria {
     }
 
     fn keys<'a>(&self, weights: WeightsView<'a>, norms: &NormVector) -> Box<dyn Keys + 'a> {
-        let mut column_sums = vec![0f64; weights.columns()];
-        let mut row_sums = vec![0f64; weights.rows()];
-        let mut magnitudes = vec![0f64; weights.columns()];
-        for (row, row_sum) in row_sums.iter_mut().enumerate() {
-            weights.magnitudes(row, 0..weights.columns(), &mut magnitudes);
-            for (column_sum, magnitude) in column_sums.iter_mut().zip(&magnitudes) {
-                *column_sum += magnitude;
-                *row_sum += magnitude;
+        let (rows, columns) = (weights.rows(), weights.columns());
+        // Each sum runs in index order whatever the number of threads: a task owns whole rows, or whole columns.
+        let row_sums = (0..rows)
+            .into_par_iter()
+            .map_init(
+                || vec![0f64; columns],
+                |magnitudes, row| {
+                    weights.magnitudes(row, 0..columns, magnitudes);
+                    magnitudes.iter().fold(0f64, |sum, magnitude| sum + magnitude)
+                },
+            )
+            .collect();
+        let mut column_sums = vec![0f64; columns];
+        column_sums.par_chunks_mut(COLUMN_TILE).enumerate().for_each(|(tile, sums)| {
+            let start = tile * COLUMN_TILE;
+            let mut magnitudes = [0f64; COLUMN_TILE];
+            let magnitudes = &mut magnitudes[..sums.len()];
+            for row in 0..rows {
+                weights.magnitudes(row, start..start + sums.len(), magnitudes);
+                sums.iter_mut().zip(&*magnitudes).for_each(|(sum, magnitude)| *sum += magnitude);
             }
-        }
+        });
         let norm_roots = norms.to_f64().into_iter().map(f64::sqrt).collect();
         Box::new(RiaKeys { weights, column_sums, row_sums, norm_roots })
     }

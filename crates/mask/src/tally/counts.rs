@@ -224,25 +224,26 @@ fn load(lanes: &mut Lanes, words: &[u64], first: usize) {
 
 /// a + b + carry, bit by bit: (sum, carry out).
 #[inline(always)]
-fn full_adder(a: &Lanes, b: &Lanes, carry: &Lanes) -> (Lanes, Lanes) {
-    let mut sum = [0; LANES];
-    let mut out = [0; LANES];
-    for lane in 0..LANES {
-        let either = a[lane] ^ b[lane];
-        sum[lane] = either ^ carry[lane];
-        out[lane] = a[lane] & b[lane] | either & carry[lane];
-    }
-    (sum, out)
+fn full_adder(a: u64, b: u64, carry: u64) -> (u64, u64) {
+    let either = a ^ b;
+    (either ^ carry, a & b | either & carry)
 }
 
-/// The number of ones among seven words, as three planes.
+/// The number of ones among seven words, as three planes: ones, twos, fours.
 #[inline(always)]
 fn count_seven(masks: &[Lanes; BATCH]) -> [Lanes; 3] {
-    let (first, carry_a) = full_adder(&masks[0], &masks[1], &masks[2]);
-    let (second, carry_b) = full_adder(&masks[3], &masks[4], &masks[5]);
-    let (ones, carry_c) = full_adder(&first, &second, &masks[6]);
-    let (twos, fours) = full_adder(&carry_a, &carry_b, &carry_c);
-    [ones, twos, fours]
+    let mut sum = [[0; LANES]; 3];
+    // lane by lane with everything in registers, which vectorises across lanes
+    for lane in 0..LANES {
+        let (first, carry_a) = full_adder(masks[0][lane], masks[1][lane], masks[2][lane]);
+        let (second, carry_b) = full_adder(masks[3][lane], masks[4][lane], masks[5][lane]);
+        let (ones, carry_c) = full_adder(first, second, masks[6][lane]);
+        let (twos, fours) = full_adder(carry_a, carry_b, carry_c);
+        sum[0][lane] = ones;
+        sum[1][lane] = twos;
+        sum[2][lane] = fours;
+    }
+    sum
 }
 
 /// Adds a three-plane number, `place` places up, to the planes of a block.
@@ -251,9 +252,20 @@ fn count_seven(masks: &[Lanes; BATCH]) -> [Lanes; 3] {
 #[inline(always)]
 fn add_shifted(block: &mut [Lanes], number: &[Lanes; 3], place: usize) {
     let mut carry = [0u64; LANES];
-    for (offset, plane) in block.iter_mut().skip(place).enumerate() {
-        let digit = number.get(offset).unwrap_or(&[0; LANES]);
-        (*plane, carry) = full_adder(plane, digit, &carry);
+    let (digits, higher) = {
+        let planes = block.get_mut(place..).unwrap_or_default();
+        let split = planes.len().min(number.len());
+        planes.split_at_mut(split)
+    };
+    for (plane, digit) in digits.iter_mut().zip(number) {
+        for lane in 0..LANES {
+            (plane[lane], carry[lane]) = full_adder(plane[lane], digit[lane], carry[lane]);
+        }
+    }
+    for plane in higher {
+        for lane in 0..LANES {
+            (plane[lane], carry[lane]) = (plane[lane] ^ carry[lane], plane[lane] & carry[lane]);
+        }
     }
 }
 

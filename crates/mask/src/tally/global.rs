@@ -17,32 +17,41 @@ use crate::weights::WeightsView;
 /// Bits of |W| that one histogram of ties sorts by.
 const MAGNITUDE_DIGIT_BITS: u32 = 16;
 
-/// Keys by votes: `total − count`, so that what most silos prune comes first.
+/// Keys by votes: `total − count`, so that what most silos prune comes first, and below it the bits of |W|,
+/// which break ties anyway and are cheaper to have in the key.
 pub struct GlobalKeys<'a> {
     counts: &'a Counts,
+    weights: WeightsView<'a>,
 }
 
 impl<'a> GlobalKeys<'a> {
-    /// Over the counts of one matrix.
-    pub fn new(counts: &'a Counts) -> Self {
-        Self { counts }
+    /// Over the counts and weights of one matrix.
+    ///
+    /// # Panics
+    /// When they differ in shape.
+    pub fn new(counts: &'a Counts, weights: WeightsView<'a>) -> Self {
+        assert_eq!((weights.rows(), weights.columns()), (counts.rows(), counts.columns()), "counts of one matrix");
+        Self { counts, weights }
+    }
+
+    /// At most 31.
+    fn magnitude_bits(&self) -> u32 {
+        self.weights.dtype().bytes() as u32 * 8 - 1
     }
 }
 
 impl Keys for GlobalKeys<'_> {
     fn fill(&self, row: usize, columns: std::ops::Range<usize>, keys: &mut [u64]) {
         let start = row * self.counts.columns();
-        let total = self.counts.total();
-        let mut keys = keys.iter_mut();
-        self.counts.for_each(start + columns.start..start + columns.end, |_, count| {
-            if let Some(key) = keys.next() {
-                *key = u64::from(total - count);
-            }
+        let (total, shift) = (self.counts.total(), self.magnitude_bits());
+        self.weights.magnitude_bits_of(row, columns.clone(), keys);
+        self.counts.for_each(start + columns.start..start + columns.end, |index, count| {
+            keys[index - start - columns.start] |= u64::from(total - count) << shift;
         });
     }
 
     fn significant_bits(&self) -> u32 {
-        self.counts.planes() as u32
+        self.counts.planes() as u32 + self.magnitude_bits()
     }
 }
 
@@ -54,12 +63,12 @@ impl Keys for GlobalKeys<'_> {
 /// When counts and weights differ in shape, or an n:m group does not divide the width: layout and group
 /// are checked before.
 pub fn global_mask(weights: WeightsView<'_>, counts: &Counts, group: Group, sparsity: Sparsity) -> MatrixMask {
-    assert_eq!((weights.rows(), weights.columns()), (counts.rows(), counts.columns()), "counts of one matrix");
+    let keys = GlobalKeys::new(counts, weights);
     let empty = counts.planes() == 0 || counts.rows() == 0 || counts.columns() == 0;
     match group {
         Group::Layer if !empty => layer_mask(weights, counts, sparsity),
         Group::Row if !empty => row_masks(weights, counts, sparsity),
-        _ => select(weights, &GlobalKeys::new(counts), group, sparsity),
+        _ => select(weights, &keys, group, sparsity),
     }
 }
 
@@ -327,7 +336,7 @@ mod tests {
                 }
             }
             let weights = WeightsView::new(dtype, rows, columns, &bytes).unwrap();
-            let keys = GlobalKeys::new(&counts);
+            let keys = GlobalKeys::new(&counts, weights);
             let mut groups = vec![Group::Layer, Group::Row, Group::Column];
             if columns.is_multiple_of(4) {
                 groups.push(Group::NofM { n: 2, m: 4 });
