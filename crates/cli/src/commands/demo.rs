@@ -38,8 +38,8 @@ pub struct DemoReport {
     global_mask_root: Digest,
     perplexity: Perplexities,
     seconds: f64,
-    #[serde(skip)]
-    paths: Paths,
+    /// Commands to type next.
+    look_further: Vec<String>,
 }
 
 /// One silo.
@@ -63,7 +63,6 @@ struct Perplexities {
 }
 
 /// Where things lie in the demo's folder.
-#[derive(Debug, Default)]
 struct Paths {
     model: PathBuf,
     held_out: PathBuf,
@@ -151,6 +150,7 @@ pub fn run(options: &DemoOptions, meter: &Meter) -> anyhow::Result<DemoReport> {
     if applied.mask_root != tallied.mask_root {
         bail!("the mask that was applied is not the one that was tallied; please report this");
     }
+    let look_further = suggestions(&paths, &rows, &folder);
     Ok(DemoReport {
         perplexity: Perplexities {
             dense: perplexity_of(&paths.model)?,
@@ -162,8 +162,25 @@ pub fn run(options: &DemoOptions, meter: &Meter) -> anyhow::Result<DemoReport> {
         global_mask_root: tallied.mask_root,
         seconds: started.elapsed().as_secs_f64(),
         folder,
-        paths,
+        look_further,
     })
+}
+
+/// What is worth typing next, ready to be copied.
+fn suggestions(paths: &Paths, silos: &[SiloRow], folder: &Path) -> Vec<String> {
+    let program = program();
+    let (model, tally) = (shell(&paths.model), shell(&paths.tally));
+    let ballots = silos.iter().map(|silo| shell(&silo.ballot)).collect::<Vec<_>>().join(" ");
+    let first = silos.first().map(|silo| shell(&silo.ballot)).unwrap_or_default();
+    vec![
+        format!("{program} mask show {ballots} {tally} --model {model}"),
+        format!(
+            "{program} eval perplexity --model {} --data {} --seqlen {SEQUENCE_TOKENS}",
+            shell(&paths.pruned),
+            shell(&paths.held_out)
+        ),
+        format!("{program} apply --model {model} --mask {first} --out {}", shell(&folder.join("mine"))),
+    ]
 }
 
 /// Creates the folder asked for, or the first free `fedprune-demo-N` below the current one.
@@ -206,16 +223,10 @@ impl DemoReport {
                 ]
             })
             .collect();
-        let first = self.silos.first().map(|silo| shell(&silo.ballot)).unwrap_or_default();
-        let ballots = self.silos.iter().map(|silo| shell(&silo.ballot)).collect::<Vec<_>>().join(" ");
-        let program = program();
-        let (model, tally) = (shell(&self.paths.model), shell(&self.paths.tally));
+        let look_further: String = self.look_further.iter().map(|command| format!("\n  {command}")).collect();
         format!(
             "{} silos, one after the other in this process; sparsity {}\n\n{}\n{}\n\
-             look further (everything is in {}):\n  \
-             {program} mask show {ballots} {tally} --model {model}\n  \
-             {program} eval perplexity --model {} --data {} --seqlen {SEQUENCE_TOKENS}\n  \
-             {program} apply --model {model} --mask {first} --out {}",
+             look further (everything is in {}):{look_further}",
             self.silos.len(),
             self.sparsity,
             table(&["silo", "ballot", "seconds", "mask", "perplexity alone"], &rows),
@@ -227,9 +238,6 @@ impl DemoReport {
                 ("time", format!("{:.1} s", self.seconds)),
             ]),
             shell(&self.folder),
-            shell(&self.paths.pruned),
-            shell(&self.paths.held_out),
-            shell(&self.folder.join("mine")),
         )
     }
 }
