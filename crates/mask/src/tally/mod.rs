@@ -8,7 +8,7 @@
 //! | [`counts`] | how often each weight was pruned, in bit planes |
 //! | [`global`] | counts to the global mask |
 //! | [`scale`] | zeroing and support scaling of stored weights |
-//! | [`file`] | the agreed set as a file, and matrix by matrix to masks |
+//! | [`mod@file`] | the agreed set as a file, and matrix by matrix to masks |
 
 pub mod counts;
 pub mod file;
