@@ -2,8 +2,9 @@
 //! one large bitmap; mask digests; zeroing where weights are stored.
 //!
 //! Throughput is in packed mask bytes, save for `apply`, which counts stored bytes. Floors: norms are a few
-//! passes over 0.2 MB and zstd-19 of half of it (`floor/zstd-19`); a bitmap must be read once (`floor/read`) and is hashed or compressed at
-//! the speed of BLAKE3 and zstd; zeroing reads and writes W once (`floor/copy`).
+//! passes over 0.2 MB and zstd-19 of half of it (`floor/zstd-19`); a bitmap must be read once (`floor/read`)
+//! and is hashed or compressed at the speed of BLAKE3 and zstd; zeroing reads and writes W once
+//! (`floor/copy`).
 
 mod common;
 

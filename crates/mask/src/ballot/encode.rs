@@ -76,8 +76,11 @@ pub(super) fn encode_ballot_with<E>(
 
     // Bitmaps that won against their norms; both are tiny there, so they may wait in memory.
     let mut won: Vec<Option<Vec<u8>>> = vec![None; layout.taps().len()];
+    let mut all_norms = None;
     if encodings == Encodings::Auto && uses_norms {
-        let together = norm_section::encode(norms.iter(), planes).len() as u64;
+        let section = norm_section::encode(norms.iter(), planes);
+        let together = section.len() as u64;
+        all_norms = Some(section);
         let channels: u64 = norms.iter().map(|norms| norms.len() as u64).sum();
         for (tap, range) in layout.taps().iter().enumerate() {
             let norm_bytes = (norms[tap].len() as u64 * together).div_ceil(channels.max(1));
@@ -105,7 +108,10 @@ pub(super) fn encode_ballot_with<E>(
     sink(&head).map_err(EncodeError::Caller)?;
     let by_norms: Vec<usize> = (0..layout.taps().len()).filter(|&tap| encoding_of(tap) == Encoding::Norms).collect();
     if uses_norms && !by_norms.is_empty() {
-        let section = norm_section::encode(by_norms.iter().map(|&tap| &norms[tap]), planes);
+        let section = match all_norms {
+            Some(section) if by_norms.len() == norms.len() => section,
+            _ => norm_section::encode(by_norms.iter().map(|&tap| &norms[tap]), planes),
+        };
         written.norms += section.len() as u64;
         sink(&section).map_err(EncodeError::Caller)?;
     }
