@@ -267,6 +267,30 @@ fn a_mask_for_another_model_is_refused() {
     assert!(!out.exists());
 }
 
+/// A tally carries its ballots, so what it claims of their mask can be checked, and is.
+#[test]
+fn a_tally_that_lies_about_its_mask_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (model, ballot, tally, out) = (bundled("model"), at("silo.ballot"), at("tally"), at("out"));
+    json(&["mask", "compute", "--model", text(&model), "--pruner", "magnitude", "--out", text(&ballot)]);
+    let report = json(&["tally", text(&ballot), "--model", text(&model), "--out", text(&tally)]);
+    let root = report["mask_root"].as_str().unwrap();
+    let root: Vec<u8> = (0..32).map(|byte| u8::from_str_radix(&root[2 * byte..2 * byte + 2], 16).unwrap()).collect();
+    let mut bytes = std::fs::read(&tally).unwrap();
+    let place = bytes.windows(32).position(|window| window == root).unwrap();
+    bytes[place] ^= 1;
+    std::fs::write(&tally, bytes).unwrap();
+    for arguments in [
+        vec!["apply", "--model", text(&model), "--mask", text(&tally), "--out", text(&out)],
+        vec!["mask", "show", text(&tally), "--model", text(&model)],
+    ] {
+        let message = fails(1, &arguments);
+        assert!(message.contains("mask root") && message.contains("tally the ballots again"), "{message}");
+        assert!(!out.exists());
+    }
+}
+
 #[test]
 fn not_a_number_among_the_weights_is_named() {
     let folder = tempfile::tempdir().unwrap();

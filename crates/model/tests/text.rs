@@ -221,11 +221,11 @@ fn too_little_text_is_refused_with_what_there_is() {
     let blank = setting.write("blank.txt", " \n\t\n");
     let random = Sampling::Random { seed: 0 };
     for sampling in [Sampling::Sequential, random] {
-        assert_says(&message(setting.windows(slice::from_ref(&blank), 1, 2, sampling)), &["empty", "1 file"]);
+        assert_says(&message(setting.windows(slice::from_ref(&blank), 1, 2, sampling)), &["blank.txt", "is empty", "pass text"]);
         let a = setting.words("a.txt", 0, 9);
         let b = setting.words("b.txt", 0, 5);
         let said = message(setting.windows(&[a.clone(), b.clone()], 5, 4, sampling));
-        assert_says(&said, &["5 windows of 4 tokens need 20 tokens", "16 tokens", "--nsamples"]);
+        assert_says(&said, &["a.txt", "b.txt", "5 windows of 4 tokens need 20 tokens", "16 tokens", "--nsamples"]);
         let said = message(setting.windows(&[a, b], 1, 11, sampling));
         assert_says(&said, &["0 tokens", "the longest file has 10", "--seqlen 10"]);
     }

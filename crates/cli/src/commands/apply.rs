@@ -12,7 +12,7 @@ use fedprune_mask::tally::apply_to_stored;
 use fedprune_mask::{Ballot, Digest, Group, Sparsity};
 use serde::Serialize;
 
-use super::mask_file::{MappedFile, MaskFile, check_model};
+use super::mask_file::{MappedFile, MaskFile, check_model, check_root};
 use super::model_card::{ModelCard, matrix_kind};
 use super::{content_digest, encode_error};
 use crate::args::{ApplyOptions, Scale};
@@ -80,6 +80,7 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
     check_model(&file, mask.model(), &checkpoint, base_digest)?;
 
     let sidecar = Sidecar::derive(&checkpoint, &mask, base_digest, &options.out, meter)?;
+    check_root(&options.mask, &mask, sidecar.mask_root)?;
     let bits = MappedFile::open(sidecar.file.path())?;
     let explicit = Ballot::parse(bits.bytes(), layout).context("the mask just written does not read back")?;
     let card = ModelCard {

@@ -128,6 +128,21 @@ impl<'a> MaskFile<'a> {
     }
 }
 
+/// Refuses a tally whose ballots give another mask than it says.
+pub(crate) fn check_root(path: &Path, mask: &MaskFile<'_>, derived: Digest) -> anyhow::Result<()> {
+    if let MaskFile::Tally(tally) = mask
+        && let Some(claimed) = tally.mask_root()
+        && claimed != derived
+    {
+        bail!(
+            "`{}` says that its mask root is {claimed}, but its ballots give {derived}; \
+             it is damaged or forged: tally the ballots again",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
 /// Refuses a mask that was made for other weights.
 pub(crate) fn check_model(
     file: &MappedFile,

@@ -9,7 +9,7 @@ use fedprune_mask::{Digest, MatrixMask};
 use serde::Serialize;
 
 use super::content_digest;
-use super::mask_file::{MappedFile, MaskFile, check_model};
+use super::mask_file::{MappedFile, MaskFile, check_model, check_root};
 use crate::args::ShowOptions;
 use crate::output::{bytes, count, facts, percent, table};
 use crate::progress::Meter;
@@ -123,7 +123,9 @@ impl ShowReport {
             checkpoint.release_block(block);
         }
         for (((report, file), digests), pruned) in self.files.iter_mut().zip(files).zip(digests).zip(&totals) {
-            report.mask_root = Some(mask_root(layout.digest(), digests));
+            let root = mask_root(layout.digest(), digests);
+            check_root(&report.file, file, root)?;
+            report.mask_root = Some(root);
             report.pruned_weights = Some(*pruned);
             if let MaskFile::Ballot(ballot) = file {
                 report.encoded_bytes = Some(ballot.encoded_bytes());

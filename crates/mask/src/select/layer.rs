@@ -59,6 +59,8 @@ fn select_by_sample(weights: WeightsView<'_>, keys: &dyn Keys, budget: u64, mask
         return false;
     }
     let task_rows = rows_per_task(columns);
+    // a matrix made to mislead the sample may put most of itself inside: that is not collected
+    let most = task_rows * columns / 8 + MAX_CANDIDATES as usize / 8;
     let parts: Vec<(u64, Vec<(u64, u64)>)> = mask
         .words_mut()
         .par_chunks_mut((task_rows * columns).div_ceil(64))
@@ -74,6 +76,9 @@ fn select_by_sample(weights: WeightsView<'_>, keys: &dyn Keys, budget: u64, mask
                     count += bracket.split_all(row_keys, below, |word, bits| {
                         for_each_one(&[bits], |at| {
                             let column = word * 64 + at;
+                            if candidates.len() > most {
+                                return;
+                            }
                             candidates.push((row_keys[column], (row * columns + column) as u64));
                         });
                     });
@@ -83,6 +88,9 @@ fn select_by_sample(weights: WeightsView<'_>, keys: &dyn Keys, budget: u64, mask
             },
         )
         .collect();
+    if parts.iter().any(|(_, candidates)| candidates.len() > most) {
+        return false;
+    }
     let below: u64 = parts.iter().map(|(count, _)| count).sum();
     let candidates: u64 = parts.iter().map(|(_, candidates)| candidates.len() as u64).sum();
     // ranks below..=below + candidates are decided by the candidates alone
