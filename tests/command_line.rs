@@ -207,7 +207,7 @@ fn mistakes_are_refused_by_name() {
         (1, compute(model, data, out, &["--local-group", "2:4", "--sparsity", "0.6"]), &["fixes the sparsity at 0.5"]),
         (1, compute(model, data, out, &["--local-group", "3:7"]), &["q_proj", "multiple of 7"]),
         (1, compute(model, text(&empty), out, &[]), &["empty.txt"]),
-        (1, compute(model, text(&short), out, &[]), &["short.txt", "--seqlen"]),
+        (1, compute(model, text(&short), out, &[]), &["short.txt", "longer files"]),
         (1, compute(model, text(&missing), out, &[]), &["missing.txt"]),
         (1, compute(model, data, out, &["--seqlen", "100000"]), &["100000"]),
         (1, compute(model, data, out, &["--nsamples", "1000000"]), &["--nsamples"]),
@@ -236,6 +236,94 @@ fn mistakes_are_refused_by_name() {
     assert_eq!(std::fs::read(&existing).unwrap(), b"precious");
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 3, "{left:?}");
+}
+
+/// Pipes, links and names that lie in wait.
+#[cfg(unix)]
+#[test]
+fn what_is_no_ordinary_file_is_refused_at_once() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (model, data, pipe, out) = (bundled("model"), bundled("silos/austen_emma.txt"), at("pipe.txt"), at("out"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for arguments in [
+        vec!["mask", "show", text(&pipe)],
+        vec!["apply", "--model", text(&model), "--mask", text(&pipe), "--out", text(&out)],
+        vec!["tally", text(&pipe), "--model", text(&model), "--out", text(&out)],
+        vec!["eval", "perplexity", "--model", text(&model), "--data", text(&pipe)],
+        compute(text(&model), text(&pipe), text(&out), &[]),
+    ] {
+        let message = fails(1, &arguments);
+        assert!(message.contains("pipe.txt") && message.contains("not a regular file"), "{message}");
+    }
+    // the journal is no way to write elsewhere, nor to delete what is not ours
+    let elsewhere = at("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, at("out.unfinished")).unwrap();
+    for more in [&[][..], &["--restart"]] {
+        let message = fails(1, &compute(text(&model), text(&data), text(&out), more));
+        assert!(message.contains("out.unfinished") && message.contains("no unfinished run"), "{message}");
+    }
+    assert!(!elsewhere.exists() && !out.exists());
+
+    // a ballot whose name would steer a terminal, and one that is not Unicode
+    let (steering, raw) = (at("a\u{1b}[2Jb.ballot"), folder.path().join(std::ffi::OsStr::from_bytes(b"nua\xff")));
+    let compute_to = |path: &Path| {
+        program()
+            .args(["mask", "compute", "--model", text(&model), "--pruner", "magnitude", "--format", "json", "--out"])
+            .arg(path)
+            .output()
+            .unwrap()
+    };
+    assert!(compute_to(&steering).status.success());
+    assert!(compute_to(&raw).status.success(), "paths need not be Unicode");
+    let message = fails(1, &["tally", text(&steering), "--model", text(&model), "--out", text(&out)]);
+    assert!(!message.contains('\u{1b}') && message.contains("rename the ballot file"), "{message}");
+    let shown = run(&["mask", "show", text(&steering)]);
+    assert!(shown.status.success() && !shown.stdout.contains(&0x1b));
+}
+
+/// A copy may be published, so weights that are links out of the folder are not copied.
+#[cfg(unix)]
+#[test]
+fn links_out_of_the_model_are_not_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, private) = (model_copy(folder.path()), folder.path().join("private.safetensors"));
+    std::fs::rename(model.join("model.safetensors"), &private).unwrap();
+    std::os::unix::fs::symlink(&private, model.join("model.safetensors")).unwrap();
+    let (ballot, out) = (folder.path().join("ballot"), folder.path().join("out"));
+    json(&["mask", "compute", "--model", text(&model), "--pruner", "magnitude", "--out", text(&ballot)]);
+    let message = fails(1, &["apply", "--model", text(&model), "--mask", text(&ballot), "--out", text(&out)]);
+    assert!(message.contains("private.safetensors") && message.contains("outside"), "{message}");
+    assert!(!out.exists());
+}
+
+#[test]
+fn tallies_warn_of_what_deserves_a_second_look() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (model, data) = (bundled("model"), bundled("silos/austen_emma.txt"));
+    let (a, b, twin) = (at("a.ballot"), at("b.ballot"), at("twin.ballot"));
+    let report = json(&compute(text(&model), text(&data), text(&a), &[]));
+    assert!(report["warnings"][0].as_str().unwrap().contains("calibration tokens"), "{report}");
+    json(&["mask", "compute", "--model", text(&model), "--pruner", "magnitude", "--out", text(&b)]);
+    std::fs::copy(&a, &twin).unwrap();
+    let report = json(&[
+        "tally",
+        text(&a),
+        text(&b),
+        text(&twin),
+        "--weights",
+        "5,1,1",
+        "--model",
+        text(&model),
+        "--out",
+        text(&at("t")),
+    ]);
+    let warnings = report["warnings"].to_string();
+    for part in ["one and the same mask", "outvotes all others", "different pruners"] {
+        assert!(warnings.contains(part), "`{part}` is missing from {warnings}");
+    }
 }
 
 #[test]

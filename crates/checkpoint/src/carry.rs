@@ -83,11 +83,18 @@ pub(crate) fn survey(checkpoint: &Checkpoint, replaced: &dyn Fn(&str) -> bool) -
     }
     names.sort_unstable();
 
+    // A copy is often published; a link out of the folder would take a private file along, weights or not.
+    for shard in &checkpoint.shards {
+        let target = shard.path.canonicalize().map_err(reading("follow", &shard.path))?;
+        if !roots.iter().any(|root| target.starts_with(root)) {
+            return Err(CheckpointError::LinkLeaves { path: shard.path.clone(), target });
+        }
+    }
     let mut survey = Survey::default();
     for name in &names {
         let shown = name.to_string_lossy();
         let source = folder.join(name);
-        // Weights are written by the writer; a link among them is not followed here.
+        // Weights are written by the writer.
         if checkpoint.shards.iter().any(|shard| shard.name == shown) || (replaced(&shown) && shown != CARD) {
             continue;
         }

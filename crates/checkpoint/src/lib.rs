@@ -41,4 +41,4 @@ pub use checkpoint::{Checkpoint, TensorView};
 pub use config::{AttentionBias, ModelConfig, ModelType};
 pub use error::{BoxError, CheckpointError};
 pub use rope::{Rope, RopeScaling};
-pub use write::{Extra, ExtraFile, Pruned, Skipped, Written, check_out, write_pruned};
+pub use write::{Extra, ExtraFile, Pruned, Skipped, Written, check_copyable, check_out, write_pruned};

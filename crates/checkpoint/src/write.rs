@@ -97,6 +97,15 @@ pub fn check_out(out: &Path) -> Result<(), CheckpointError> {
     staging::check_out(out)
 }
 
+/// Refuses what would keep `checkpoint` from being copied, such as links out of its folder; for a caller that
+/// wants to know before long work. [`write_pruned`] checks again.
+///
+/// # Errors
+/// [`CheckpointError`], naming the file.
+pub fn check_copyable(checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+    carry::survey(checkpoint, &|_| false).map(|_| ())
+}
+
 impl Checkpoint {
     /// Bytes of all weight files, headers included: what the progress of [`write_pruned`] adds up to.
     pub fn file_bytes(&self) -> u64 {

@@ -100,7 +100,7 @@ pub struct DeviceOptions {
     /// Device: cpu or cuda:N.
     #[arg(long, default_value = "cpu")]
     pub device: DeviceName,
-    /// Compute dtype [default: f32 on the CPU, bf16 on a GPU].
+    /// Compute dtype: f32, bf16 or f16 [default: f32 on the CPU, bf16 on a GPU].
     #[arg(long)]
     pub dtype: Option<ComputeDType>,
 }
@@ -114,10 +114,12 @@ pub struct ComputeOptions {
     /// Calibration text: .txt and .jsonl files, or folders of them. Not needed by --pruner magnitude.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub data: Vec<PathBuf>,
-    /// Fraction of weights to prune: 0.5, 57/100, or a pattern such as 2:4 [default: 0.5, or what the group fixes].
+    /// Fraction of weights to prune: 0.5, 57/100, or a pattern n:m, n pruned of each m (1:4 prunes a quarter)
+    /// [default: 0.5, or what the group fixes].
     #[arg(long)]
     pub sparsity: Option<SparsityOrPattern>,
-    /// Pool within which weights compete: layer, row, column, or n:m such as 2:4 [default: row].
+    /// Pool within which weights compete for being kept: `row` (one output of a matrix), `column` (one input),
+    /// `layer` (a whole matrix), or n:m (n pruned of each m inputs in a row) [default: row].
     #[arg(long)]
     pub local_group: Option<Group>,
     /// Scoring rule: wanda, magnitude or ria.
@@ -196,12 +198,15 @@ pub struct ShowOptions {
     /// The checkpoint they were made for; with it, sparsity per matrix and agreement between files are shown.
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
+    /// List every matrix, not the seven kinds.
+    #[arg(long, requires = "model")]
+    pub matrices: bool,
 }
 
 /// `fedprune tally`
 #[derive(Debug, Args)]
 pub struct TallyOptions {
-    /// Ballots, one a silo.
+    /// Ballots, one a silo; a ballot's file name, without its ending, names its silo.
     #[arg(value_name = "FILE", required = true)]
     pub ballots: Vec<PathBuf>,
     /// The checkpoint they were made for.
@@ -211,7 +216,7 @@ pub struct TallyOptions {
     #[arg(long)]
     pub global_group: Option<Group>,
     /// Tally weight of each ballot, in the order of the files [default: 1 each].
-    #[arg(long, value_delimiter = ',', value_name = "N,N,…")]
+    #[arg(long, value_delimiter = ',', value_name = "N,N,…", value_parser = clap::value_parser!(u32).range(1..))]
     pub weights: Vec<u32>,
     /// Where to write the tally.
     #[arg(long, value_name = "FILE")]
@@ -230,7 +235,7 @@ pub struct ApplyOptions {
     /// Folder to write; must not exist.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Scale kept weights by the share of silos that would keep them (needs a tally).
+    /// Scale kept weights by the share of silos that voted to keep them (needs a tally; usually worse than not).
     #[arg(long, value_enum)]
     pub scale: Option<Scale>,
 }
@@ -238,7 +243,7 @@ pub struct ApplyOptions {
 /// How kept weights are scaled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Scale {
-    /// W × (m − count) / m.
+    /// W × (m − count) / m, where count of m votes were to prune.
     Support,
 }
 

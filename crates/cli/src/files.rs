@@ -52,6 +52,11 @@ pub fn folder_of(path: &Path) -> &Path {
 pub fn shell(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |character: char| character.is_ascii_alphanumeric() || "/._-+=:@%,".contains(character);
+    if text.chars().any(char::is_control) {
+        // what no one should paste as it is: the quoting of bash and zsh for such characters
+        let escaped: String = text.chars().flat_map(char::escape_default).collect();
+        return format!("$'{escaped}'");
+    }
     if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 

@@ -3,11 +3,12 @@
 //! [`args`] is what can be typed; [`commands`] has one file a command, each returning a report; [`output`] prints a
 //! report as text for people or JSON for machines; [`progress`] says on standard error how far things are.
 //!
-//! Standard output carries the report alone. Exit codes: 0 done, 1 failed, 2 not understood.
+//! Standard output carries the report alone. Exit codes: 0 done, 1 failed, 2 not understood, 130 stopped by a signal.
 
 pub mod args;
 pub mod commands;
 pub mod files;
+pub mod interrupt;
 pub mod output;
 pub mod progress;
 
@@ -23,6 +24,7 @@ use progress::Meter;
 /// Parses the process's arguments, runs the command, prints its report.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    interrupt::install();
     match run(&arguments).and_then(|report| output::print(&*report, arguments.global.format, &mut std::io::stdout())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -32,6 +34,9 @@ pub fn main() -> ExitCode {
             }
             // Nowhere is left to report a failing standard error.
             let _ = writeln!(std::io::stderr(), "error: {}", output::chain(&error));
+            if error.chain().any(|cause| cause.is::<interrupt::Stopped>()) {
+                return ExitCode::from(interrupt::EXIT_CODE as u8);
+            }
             ExitCode::FAILURE
         }
     }

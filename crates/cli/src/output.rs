@@ -52,6 +52,35 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
+/// Text from outside, such as a file's name, without what would move a terminal's cursor or fake a line.
+pub fn tame(text: &str) -> String {
+    let harmful = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut tamed = String::with_capacity(text.len());
+    for c in text.chars() {
+        if harmful(c) { tamed.extend(c.escape_unicode()) } else { tamed.push(c) }
+    }
+    tamed
+}
+
+/// Writes paths into JSON whatever bytes they hold; those that are no Unicode are replaced.
+pub mod lossy {
+    use std::path::{Path, PathBuf};
+
+    use serde::Serializer;
+
+    /// One path.
+    pub fn path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&path.to_string_lossy())
+    }
+
+    /// Several.
+    pub fn paths<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
+    }
+}
+
 /// An error and its causes on one line, without saying anything twice.
 pub fn chain(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
@@ -61,14 +90,15 @@ pub fn chain(error: &anyhow::Error) -> String {
             let _ = write!(text, ": {cause}");
         }
     }
-    text
+    tame(&text)
 }
 
 /// Columns aligned for people; the first is left-aligned, the others right-aligned.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| tame(cell)).collect()).collect();
     let columns = header.len();
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
@@ -84,7 +114,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         text.push('\n');
     };
     line(&mut header.iter().copied());
-    for row in rows {
+    for row in &rows {
         line(&mut row.iter().map(String::as_str));
     }
     text
@@ -95,7 +125,7 @@ pub fn facts(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for (name, value) in rows {
-        let _ = writeln!(text, "{name:<width$}  {value}");
+        let _ = writeln!(text, "{name:<width$}  {}", tame(value));
     }
     text
 }
@@ -152,6 +182,14 @@ mod tests {
     fn tables_align() {
         let text = table(&["silo", "bytes"], &[vec!["a".into(), "10".into()], vec!["longer".into(), "7".into()]]);
         assert_eq!(text, "silo    bytes\na          10\nlonger      7\n");
+    }
+
+    #[test]
+    fn names_from_outside_cannot_steer_a_terminal() {
+        assert_eq!(tame("a\u{1b}[2Jb\nc\u{202e}d é"), "a\\u{1b}[2Jb\\u{a}c\\u{202e}d é");
+        assert!(!table(&["x"], &[vec!["\u{1b}".into()]]).contains('\u{1b}'));
+        assert!(!facts(&[("x", "a\nb".into())]).contains("a\nb"));
+        assert!(!chain(&anyhow::anyhow!("`\u{1b}[31m` is red")).contains('\u{1b}'));
     }
 
     #[test]

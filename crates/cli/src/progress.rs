@@ -43,14 +43,22 @@ impl Meter {
         Self { style }
     }
 
+    /// Says which step comes next, unless progress is not wanted.
+    pub fn say(&self, step: &str) {
+        if self.style != Style::Silent {
+            // A lost progress line is no reason to stop.
+            let _ = writeln!(std::io::stderr(), "{step}");
+        }
+    }
+
     /// Starts a task of `total` units; `bytes` says that the units are bytes.
     pub fn task(&self, label: impl Into<String>, total: u64, bytes: bool) -> Task {
         let label = label.into();
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         let template = if bytes {
-            "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} ETA {eta} {msg}"
+            "{prefix} [{bar:20}] {bytes}/{total_bytes} ETA {eta}"
         } else {
-            "{prefix} [{bar:30}] {percent:>3} % ETA {eta} {msg}"
+            "{prefix} [{bar:20}] {percent:>3} % ETA {eta} {msg}"
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));

@@ -25,7 +25,7 @@ pub struct NormVector {
 pub enum NormError {
     /// NaN, infinite or negative.
     #[error(
-        "the activation norm of input channel {channel} is {value}; the model overflows on this text: compute in f32"
+        "the activation norm of input channel {channel} is {value}; the model does not compute on this text: check the checkpoint, and use --dtype f32"
     )]
     NotFinite {
         /// Input channel.

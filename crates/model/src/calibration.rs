@@ -13,6 +13,9 @@ use crate::error::FileNames;
 use crate::text::{TextBudget, TextFile, find_text_files};
 use crate::{ModelError, Tokenizer};
 
+/// Shorter windows than this are never advised, in tokens: they say little about a text and reveal much of it.
+const SHORTEST_ADVISED_WINDOW: u64 = 64;
+
 /// How windows are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sampling {
@@ -221,8 +224,10 @@ fn too_short(reader: &Reader<'_>, sequence_tokens: usize, samples: usize, window
     let longest = reader.documents.iter().map(|document| document.tokens).max().unwrap_or(0);
     let remedy = if windows > 0 {
         format!("pass --nsamples {windows}, a smaller --seqlen, or more text")
-    } else {
+    } else if longest >= SHORTEST_ADVISED_WINDOW {
         format!("the longest file has {longest}: pass --seqlen {longest} or less, or longer files")
+    } else {
+        format!("the longest file has {longest}: pass longer files")
     };
     let usable =
         reader.documents.iter().map(|document| document.tokens).filter(|tokens| *tokens >= sequence_tokens as u64);

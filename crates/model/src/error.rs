@@ -179,8 +179,15 @@ pub enum ModelError {
         source: io::Error,
     },
 
+    /// A pipe or a device.
+    #[error("`{path}` is not a regular file; write its text to a `.txt` file first")]
+    NotAFile {
+        /// What was named.
+        path: PathBuf,
+    },
+
     /// A file named directly is of no kind we read.
-    #[error("`{path}` is neither `.txt` nor `.jsonl`; rename it if it holds plain text")]
+    #[error("`{path}` is neither `.txt` nor `.jsonl`; rename it if it holds plain text, else convert it to `.jsonl`")]
     NotText {
         /// The file.
         path: PathBuf,

@@ -5,9 +5,12 @@
 //! the special tokens that `tokenizer.json` prescribes, so that tokens are those of transformers' `tok(text)`.
 //! When only its first tokens are needed, no more than the first part is tokenised.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::Read;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use crate::ModelError;
 
@@ -50,8 +53,15 @@ impl Tokenizer {
             return Err(ModelError::TokenizerTooLarge { path, bytes, limit });
         }
         let problem = "is no tokenizer that can be read; take it anew from the model's page";
-        match tokenizers::Tokenizer::from_bytes(&bytes) {
+        match guarded(|| tokenizers::Tokenizer::from_bytes(&bytes)) {
             Ok(mut inner) => {
+                if let tokenizers::ModelWrapper::BPE(bpe) = inner.get_model()
+                    && bpe.dropout.is_some_and(|dropout| dropout != 0.0)
+                {
+                    let problem = "drops merges at random (`dropout`), so that no two runs read the same tokens; \
+                                   set its `dropout` to null";
+                    return Err(ModelError::Tokenizer { path, problem, source: "model.dropout is not 0".into() });
+                }
                 // settings for batches of short texts, which `tok(text)` ignores as well
                 inner.with_padding(None);
                 if let Err(source) = inner.with_truncation(None) {
@@ -68,7 +78,7 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        match self.inner.encode_fast(text, true) {
+        match guarded(|| self.inner.encode_fast(text, true)) {
             Ok(encoding) => Ok(encoding.get_ids().to_vec()),
             Err(source) => {
                 let problem = "failed to tokenise the text";
@@ -99,6 +109,27 @@ impl Tokenizer {
         tokens.truncate(needed);
         Ok(tokens)
     }
+}
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs code of the tokenizer library, which panics on some damaged files, and turns a panic into an error.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let report = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                report(info);
+            }
+        }));
+    });
+    let before = GUARDED.replace(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(call));
+    GUARDED.set(before);
+    result.unwrap_or_else(|_| Err("the file is damaged in a way that the tokenizer library does not survive".into()))
 }
 
 /// How a file is read.
@@ -171,7 +202,7 @@ impl TextFile {
             };
             let Some(value) = record.get(field) else {
                 let fields: Vec<String> = record.keys().take(8).map(|key| format!("`{}`", shorten(key))).collect();
-                return refuse(format!("has no field `{field}`, only {}; use --field", fields.join(", ")));
+                return refuse(format!("has no field `{field}`, only {}; name one with --field", fields.join(", ")));
             };
             let Some(value) = value.as_str() else {
                 return refuse(format!("field `{field}` is no string; use --field to name the one with text"));
@@ -207,6 +238,9 @@ pub fn find_text_files(paths: &[PathBuf]) -> Result<Vec<TextFile>, ModelError> {
             let Some(format) = format_of(path) else {
                 return Err(ModelError::NotText { path: path.clone() });
             };
+            if !metadata.is_file() {
+                return Err(ModelError::NotAFile { path: path.clone() });
+            }
             files.push(TextFile { path: path.clone(), format, bytes: metadata.len() });
         }
     }
@@ -311,5 +345,5 @@ fn file_bytes(path: &Path) -> Result<u64, ModelError> {
 }
 
 fn shorten(name: &str) -> String {
-    name.chars().take(40).collect()
+    name.escape_debug().take(40).collect()
 }

@@ -221,17 +221,20 @@ fn too_little_text_is_refused_with_what_there_is() {
     let blank = setting.write("blank.txt", " \n\t\n");
     let random = Sampling::Random { seed: 0 };
     for sampling in [Sampling::Sequential, random] {
-        assert_says(&message(setting.windows(slice::from_ref(&blank), 1, 2, sampling)), &["blank.txt", "is empty", "pass text"]);
+        assert_says(
+            &message(setting.windows(slice::from_ref(&blank), 1, 2, sampling)),
+            &["blank.txt", "is empty", "pass text"],
+        );
         let a = setting.words("a.txt", 0, 9);
         let b = setting.words("b.txt", 0, 5);
         let said = message(setting.windows(&[a.clone(), b.clone()], 5, 4, sampling));
         assert_says(&said, &["a.txt", "b.txt", "5 windows of 4 tokens need 20 tokens", "16 tokens", "--nsamples"]);
         let said = message(setting.windows(&[a, b], 1, 11, sampling));
-        assert_says(&said, &["0 tokens", "the longest file has 10", "--seqlen 10"]);
+        assert_says(&said, &["0 tokens", "the longest file has 10", "longer files"]);
     }
     let path = setting.words("c.txt", 0, 9);
     let said = message(evaluation_windows(&setting.config, &setting.tokenizer, &[path], "text", 64, None));
-    assert_says(&said, &["1 windows of 64", "--seqlen 10"]);
+    assert_says(&said, &["1 windows of 64", "longer files"]);
 }
 
 #[test]
@@ -251,6 +254,19 @@ fn requests_that_no_text_can_meet_are_refused() {
 fn a_tokenizer_that_is_missing_or_damaged_is_named() {
     let folder = tempfile::tempdir().unwrap();
     assert_says(&message(Tokenizer::open(folder.path())), &["tokenizer.json", "is missing", "copy"]);
+    // what the library panics on must come out as an error too: every truncation of a real file, and more
+    let whole =
+        fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/bundled-model/model/tokenizer.json")).unwrap();
+    for cut in (700..900).chain((0..whole.len()).step_by(4099)) {
+        fs::write(folder.path().join("tokenizer.json"), &whole[..cut]).unwrap();
+        assert_says(&message(Tokenizer::open(folder.path())), &["tokenizer.json", "no tokenizer"]);
+    }
+    let whole = String::from_utf8(whole).unwrap();
+    let random =
+        whole.replacen("\"dropout\": null", "\"dropout\": 0.5", 1).replacen("\"dropout\":null", "\"dropout\":0.5", 1);
+    assert_ne!(random, whole);
+    fs::write(folder.path().join("tokenizer.json"), random).unwrap();
+    assert_says(&message(Tokenizer::open(folder.path())), &["tokenizer.json", "dropout"]);
     fs::write(folder.path().join("tokenizer.json"), "{\"model\": 3}").unwrap();
     assert_says(&message(Tokenizer::open(folder.path())), &["tokenizer.json", "no tokenizer"]);
 }

@@ -62,6 +62,12 @@ pub enum PruneError {
         /// The cause.
         source: std::io::Error,
     },
+    /// Something else lies where the journal would.
+    #[error("`{path}` is no unfinished run of fedprune; move it away, or choose another --out")]
+    NoJournal {
+        /// What lies there.
+        path: PathBuf,
+    },
     /// A journal of other settings.
     #[error(
         "`{path}` holds an unfinished run with another {difference}; repeat that run as it was started, \

@@ -18,8 +18,6 @@ use crate::error::PruneError;
 use crate::pass::taps_of;
 
 const MAGIC: &[u8] = b"fedprune journal 1\n";
-/// A journal holds one norm vector a tap; nothing legitimate is larger.
-const MAX_JOURNAL_BYTES: u64 = 1 << 30;
 const DIGEST_BYTES: usize = 32;
 
 /// What must be the same for a run to be continued.
@@ -73,15 +71,29 @@ impl Journal {
     /// Opens or creates the journal at `path` for the run `key`.
     ///
     /// # Errors
-    /// [`PruneError::JournalMismatch`] when the file belongs to another run, [`PruneError::JournalIo`] when it
-    /// cannot be read or written.
+    /// [`PruneError::JournalMismatch`] when the file belongs to another run, [`PruneError::NoJournal`] when it is
+    /// something else, [`PruneError::JournalIo`] when it cannot be read or written. The file is then as it was.
     pub fn open(path: &Path, key: &JournalKey, layout: &Layout) -> Result<Self, PruneError> {
         let io = |action| move |source| PruneError::JournalIo { action, path: path.to_owned(), source };
+        let key = key.clone();
+        let existing = regular_file(path)?;
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
+        options.read(true).write(true).truncate(false);
+        if existing.is_none() {
+            options.create_new(true);
+        }
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600); // norms are the silo's until they are sent
         let mut file = options.open(path).map_err(io("open"))?;
         let mut bytes = Vec::new();
-        (&mut file).take(MAX_JOURNAL_BYTES).read_to_end(&mut bytes).map_err(io("read"))?;
+        if existing.is_some_and(|length| length > 0) {
+            let longest = longest(&key, layout);
+            (&mut file).take(MAGIC.len() as u64).read_to_end(&mut bytes).map_err(io("read"))?;
+            if !MAGIC.starts_with(&bytes) {
+                return Err(PruneError::NoJournal { path: path.to_owned() });
+            }
+            (&mut file).take(longest).read_to_end(&mut bytes).map_err(io("read"))?;
+        }
         let mut known = BTreeMap::new();
         let mut valid = 0; // bytes up to the end of the last intact record
         if let Some(mut rest) = bytes.strip_prefix(MAGIC) {
@@ -99,18 +111,43 @@ impl Journal {
                 rest = after;
                 valid = bytes.len() - rest.len();
             }
-        } else if !MAGIC.starts_with(&bytes) {
-            let difference = "kind of file: it is no journal";
-            return Err(PruneError::JournalMismatch { path: path.to_owned(), difference });
         }
-        file.set_len(valid as u64).map_err(io("truncate"))?;
-        file.seek(SeekFrom::Start(valid as u64)).map_err(io("read"))?;
         let mut journal = Self { path: path.to_owned(), file, known };
-        if valid == 0 {
+        let begin = |journal: &mut Self| {
+            journal.file.set_len(valid as u64).map_err(io("truncate"))?;
+            journal.file.seek(SeekFrom::Start(valid as u64)).map_err(io("read"))?;
+            if valid > 0 {
+                return Ok(());
+            }
             journal.file.write_all(MAGIC).map_err(io("write"))?;
-            journal.write_record(&key.to_bytes())?;
+            journal.write_record(&key.to_bytes())
+        };
+        if let Err(error) = begin(&mut journal) {
+            if existing.is_none() {
+                // It holds nothing yet; if even this fails, the first error is the one to hear about.
+                let _ = std::fs::remove_file(path);
+            }
+            return Err(error);
         }
         Ok(journal)
+    }
+
+    /// Deletes the journal at `path`, of whatever run; nothing happens when there is none.
+    ///
+    /// # Errors
+    /// [`PruneError::NoJournal`] when the file is something else, which is left alone.
+    pub fn discard(path: &Path) -> Result<(), PruneError> {
+        let io = |action| move |source| PruneError::JournalIo { action, path: path.to_owned(), source };
+        if regular_file(path)?.is_none() {
+            return Ok(());
+        }
+        let mut start = Vec::new();
+        let file = File::open(path).map_err(io("open"))?;
+        file.take(MAGIC.len() as u64).read_to_end(&mut start).map_err(io("read"))?;
+        if !MAGIC.starts_with(&start) {
+            return Err(PruneError::NoJournal { path: path.to_owned() });
+        }
+        std::fs::remove_file(path).map_err(io("remove"))
     }
 
     /// Blocks measured by earlier runs.
@@ -153,6 +190,25 @@ impl Journal {
             source,
         })
     }
+}
+
+/// The length of the regular file at `path`, `None` when nothing is there. Links are not followed: norms would
+/// end up wherever they lead.
+fn regular_file(path: &Path) -> Result<Option<u64>, PruneError> {
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_file() => Ok(Some(metadata.len())),
+        Ok(_) => Err(PruneError::NoJournal { path: path.to_owned() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(PruneError::JournalIo { action: "open", path: path.to_owned(), source }),
+    }
+}
+
+/// Bytes of a journal's records when every block is measured.
+fn longest(key: &JournalKey, layout: &Layout) -> u64 {
+    let record = |payload: u64| 4 + DIGEST_BYTES as u64 + payload;
+    let norms = |range: &std::ops::Range<usize>| u64::from(layout.matrices()[range.start].columns) * 2;
+    let blocks = layout.blocks() as u64;
+    record(key.to_bytes().len() as u64) + blocks * record(8) + layout.taps().iter().map(norms).sum::<u64>()
 }
 
 /// The first record of `bytes` and what follows it; `None` when it is torn.
@@ -263,7 +319,26 @@ mod tests {
         }
         assert_eq!(std::fs::read(&path).unwrap(), before);
         std::fs::write(&path, "precious notes").unwrap();
-        assert!(Journal::open(&path, &key(), &layout()).is_err());
+        assert!(Journal::open(&path, &key(), &layout()).unwrap_err().to_string().contains("no unfinished run"));
+        assert!(Journal::discard(&path).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"precious notes");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_not_followed_and_nobody_else_may_read() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (path, target) = (folder.path().join("journal"), folder.path().join("elsewhere"));
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        assert!(matches!(Journal::open(&path, &key(), &layout()), Err(PruneError::NoJournal { .. })));
+        assert!(matches!(Journal::discard(&path), Err(PruneError::NoJournal { .. })));
+        assert!(!target.exists());
+        std::fs::remove_file(&path).unwrap();
+        filled(&path);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        Journal::discard(&path).unwrap();
+        Journal::discard(&path).unwrap();
+        assert!(!path.exists());
     }
 }

@@ -23,4 +23,4 @@ pub mod pass;
 pub use error::PruneError;
 pub use journal::Journal;
 pub use local::{LocalOutcome, LocalPass, Recipe, local_pass};
-pub use pass::{BlockPass, Measured, Progress, Stage};
+pub use pass::{BlockPass, Measured, Progress, Stage, check_finite};

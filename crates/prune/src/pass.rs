@@ -168,7 +168,10 @@ pub(crate) fn taps_of(layout: &Layout, block: usize) -> impl Iterator<Item = std
 }
 
 /// Refuses a block with NaN or infinite weights before anything is computed from it.
-pub(crate) fn check_finite(checkpoint: &Checkpoint, block: usize) -> Result<(), PruneError> {
+///
+/// # Errors
+/// [`PruneError::Weights`], naming file and tensor.
+pub fn check_finite(checkpoint: &Checkpoint, block: usize) -> Result<(), PruneError> {
     for index in checkpoint.layout().block(block) {
         if let Err(source) = checkpoint.matrix(index).check_finite() {
             let tensor = checkpoint.layout().matrices()[index].name.clone();

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use fedprune_checkpoint::{Checkpoint, Extra, ExtraFile, check_out, write_pruned};
+use fedprune_checkpoint::{Checkpoint, Extra, ExtraFile, check_copyable, check_out, write_pruned};
 use fedprune_mask::ballot::{MaskHeader, encode_mask};
 use fedprune_mask::matrix_mask::mask_root;
 use fedprune_mask::tally::apply_to_stored;
 use fedprune_mask::{Ballot, Digest, Group, Sparsity};
+use fedprune_prune::check_finite;
 use serde::Serialize;
 
 use super::mask_file::{MappedFile, MaskFile, check_model, check_root};
@@ -17,6 +18,7 @@ use super::model_card::{ModelCard, matrix_kind};
 use super::{content_digest, encode_error};
 use crate::args::{ApplyOptions, Scale};
 use crate::files::{folder_of, peak_memory_bytes, program, shell};
+use crate::interrupt;
 use crate::output::{bytes, count, facts, percent};
 use crate::progress::Meter;
 
@@ -28,6 +30,7 @@ pub const MASK_FILE: &str = "pruning-mask.fedprune";
 #[derive(Debug, Clone, Serialize)]
 pub struct ApplyReport {
     /// The pruned folder.
+    #[serde(serialize_with = "crate::output::lossy::path")]
     pub folder: PathBuf,
     bytes: u64,
     /// The mask that was applied.
@@ -64,6 +67,7 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
     let started = Instant::now();
     check_out(&options.out)?;
     let checkpoint = Checkpoint::open(&options.model)?;
+    check_copyable(&checkpoint)?;
     let layout = checkpoint.layout();
     let file = MappedFile::open(&options.mask)?;
     let mask = MaskFile::parse(&file, layout)?;
@@ -79,9 +83,10 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
     let base_digest = content_digest(&checkpoint, meter);
     check_model(&file, mask.model(), &checkpoint, base_digest)?;
 
-    let sidecar = Sidecar::derive(&checkpoint, &mask, base_digest, &options.out, meter)?;
+    let interruptible = interrupt::cooperative();
+    let sidecar = Sidecar::derive(&checkpoint, &mask, base_digest, options, meter)?;
     check_root(&options.mask, &mask, sidecar.mask_root)?;
-    let bits = MappedFile::open(sidecar.file.path())?;
+    let bits = MappedFile::of(Path::new(MASK_FILE), &sidecar.file).context("cannot read the mask just written")?;
     let explicit = Ballot::parse(bits.bytes(), layout).context("the mask just written does not read back")?;
     let card = ModelCard {
         checkpoint: &checkpoint,
@@ -92,12 +97,14 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
         pruned_weights: sidecar.pruned_weights,
         pruned_by_kind: &sidecar.pruned_by_kind,
         mask_file: MASK_FILE,
+        out: &options.out,
     };
     let task = meter.task("writing the pruned copy", checkpoint.file_bytes(), true);
     let written = write_pruned(
         &checkpoint,
         &options.out,
         &mut |index, stored| {
+            interruptible.check()?;
             let weights = checkpoint.matrix(index);
             let bits = explicit.mask(index, weights)?;
             let counts = match options.scale {
@@ -108,7 +115,7 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
             Ok(())
         },
         &[
-            ExtraFile { name: MASK_FILE.to_owned(), contents: Extra::Copy(sidecar.file.path().to_owned()) },
+            ExtraFile { name: MASK_FILE.to_owned(), contents: Extra::Bytes(bits.bytes().into()) },
             ExtraFile {
                 name: "README.md".to_owned(),
                 contents: Extra::Write {
@@ -146,9 +153,9 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
     })
 }
 
-/// The explicit mask, in a temporary file that goes when this does.
+/// The explicit mask, in a temporary file without a name: it goes with this process, however that ends.
 struct Sidecar {
-    file: tempfile::NamedTempFile,
+    file: std::fs::File,
     mask_root: Digest,
     pruned_weights: u64,
     /// (kind such as `self_attn.q_proj`, pruned, of how many), in layout order.
@@ -161,7 +168,7 @@ impl Sidecar {
         checkpoint: &Checkpoint,
         mask: &MaskFile<'_>,
         model: Digest,
-        out: &Path,
+        options: &ApplyOptions,
         meter: &Meter,
     ) -> anyhow::Result<Self> {
         let layout = checkpoint.layout();
@@ -172,9 +179,10 @@ impl Sidecar {
             sparsity: mask.sparsity(),
             votes: mask.votes(),
         };
+        let out = &options.out;
         let context = || format!("cannot write the mask of `{}` beside it; nothing was left behind", out.display());
-        let mut file =
-            tempfile::Builder::new().prefix(".fedprune-mask-").tempfile_in(folder_of(out)).with_context(context)?;
+        let unusable = || format!("`{}` cannot be used", options.mask.display());
+        let mut file = tempfile::tempfile_in(folder_of(out)).with_context(context)?;
         let task = meter.task("deriving the mask", layout.weights(), false);
         let mut digests = Vec::with_capacity(layout.matrices().len());
         let mut pruned_weights = 0;
@@ -184,7 +192,10 @@ impl Sidecar {
             layout,
             &mut |index| {
                 let matrix = &layout.matrices()[index];
-                let bits = mask.mask(index, checkpoint.matrix(index))?;
+                if index == layout.block(matrix.block as usize).start {
+                    check_finite(checkpoint, matrix.block as usize)?;
+                }
+                let bits = mask.mask(index, checkpoint.matrix(index)).with_context(unusable)?;
                 if index + 1 == layout.block(matrix.block as usize).end {
                     checkpoint.release_block(matrix.block as usize);
                 }

@@ -32,6 +32,7 @@ const SEQUENCE_TOKENS: usize = 128;
 /// The answer of `fedprune demo`.
 #[derive(Debug, Serialize)]
 pub struct DemoReport {
+    #[serde(serialize_with = "crate::output::lossy::path")]
     folder: PathBuf,
     sparsity: Sparsity,
     silos: Vec<SiloRow>,
@@ -46,6 +47,7 @@ pub struct DemoReport {
 #[derive(Debug, Serialize)]
 struct SiloRow {
     name: String,
+    #[serde(serialize_with = "crate::output::lossy::path")]
     ballot: PathBuf,
     ballot_bytes: u64,
     seconds: f64,
@@ -104,7 +106,9 @@ pub fn run(options: &DemoOptions, meter: &Meter) -> anyhow::Result<DemoReport> {
     };
 
     let mut rows = Vec::new();
-    for (name, text) in silos {
+    let silo_count = silos.len();
+    for (number, (name, text)) in silos.into_iter().enumerate() {
+        meter.say(&format!("silo {} of {silo_count}: {name}", number + 1));
         let ballot = folder.join(format!("{name}.ballot"));
         let computed = mask_compute::run(
             &ComputeOptions {
@@ -136,6 +140,7 @@ pub fn run(options: &DemoOptions, meter: &Meter) -> anyhow::Result<DemoReport> {
             mask_root: computed.mask_root,
         });
     }
+    meter.say("all together: counting the ballots, pruning, measuring");
     let tallied = tally::run(
         &TallyOptions {
             ballots: rows.iter().map(|row| row.ballot.clone()).collect(),
@@ -209,6 +214,20 @@ fn new_folder(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
 }
 
 impl DemoReport {
+    /// What came of it, in one sentence.
+    fn verdict(&self) -> String {
+        let Perplexities { dense, local_mean, federated } = self.perplexity;
+        let (lost, recovered) = (local_mean - dense, local_mean - federated);
+        if recovered > 0.0 && lost > 0.0 {
+            let share = recovered / lost * 100.0;
+            format!(
+                "Of the {lost:.2} that a silo alone loses, pruning together wins back {recovered:.2} ({share:.0} %)."
+            )
+        } else {
+            format!("Pruning together won nothing back of the {lost:.2} that a silo alone loses.")
+        }
+    }
+
     fn text(&self) -> String {
         let rows: Vec<Vec<String>> = self
             .silos
@@ -225,7 +244,7 @@ impl DemoReport {
             .collect();
         let look_further: String = self.look_further.iter().map(|command| format!("\n  {command}")).collect();
         format!(
-            "{} silos, one after the other in this process; sparsity {}\n\n{}\n{}\n\
+            "{} silos, one after the other in this process; sparsity {}\n\n{}\n{}\n{}\n\n\
              look further (everything is in {}):{look_further}",
             self.silos.len(),
             self.sparsity,
@@ -237,6 +256,7 @@ impl DemoReport {
                 ("perplexity, pruned by all together", format!("{:.2}", self.perplexity.federated)),
                 ("time", format!("{:.1} s", self.seconds)),
             ]),
+            self.verdict(),
             shell(&self.folder),
         )
     }

@@ -23,7 +23,9 @@ pub struct PerplexityReport {
     windows: usize,
     sequence_tokens: usize,
     scored_tokens: u64,
+    #[serde(serialize_with = "crate::output::lossy::path")]
     model: PathBuf,
+    #[serde(serialize_with = "crate::output::lossy::paths")]
     files: Vec<PathBuf>,
     seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -8,13 +8,14 @@ use fedprune_checkpoint::Checkpoint;
 use fedprune_mask::ballot::{Ballot, Encodings, VoteHeader, encode_ballot};
 use fedprune_mask::{Digest, Group, Sparsity};
 use fedprune_model::{Sampling, Tokenizer, WindowRequest, calibration_windows};
-use fedprune_prune::{Journal, LocalPass, Recipe, Stage, local_pass};
+use fedprune_prune::{Journal, LocalPass, Recipe, local_pass};
 use serde::Serialize;
 
 use super::mask_file::MappedFile;
 use super::{content_digest, decoder, sequence_tokens};
 use crate::args::{Ballots, ComputeOptions, SamplingMethod, SparsityOrPattern};
 use crate::files::{check_new, create_new, peak_memory_bytes, program, shell};
+use crate::interrupt;
 use crate::output::{bytes, count, facts, percent};
 use crate::progress::Meter;
 
@@ -22,6 +23,7 @@ use crate::progress::Meter;
 #[derive(Debug, Clone, Serialize)]
 pub struct ComputeReport {
     /// The ballot.
+    #[serde(serialize_with = "crate::output::lossy::path")]
     pub ballot: PathBuf,
     /// Its size.
     pub ballot_bytes: u64,
@@ -37,15 +39,21 @@ pub struct ComputeReport {
     prunable_weights: u64,
     samples: usize,
     sequence_tokens: usize,
+    #[serde(serialize_with = "crate::output::lossy::paths")]
     files: Vec<PathBuf>,
     resumed_blocks: usize,
+    #[serde(serialize_with = "crate::output::lossy::path")]
     model: PathBuf,
     model_digest: Digest,
     /// Wall time.
     pub seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     peak_memory_bytes: Option<u64>,
+    warnings: Vec<String>,
 }
+
+/// Fewer calibration tokens than this reveal much of what they say, and measure little.
+const FEW_CALIBRATION_TOKENS: u64 = 2048;
 
 crate::report!(ComputeReport);
 
@@ -96,21 +104,16 @@ pub fn run(options: &ComputeOptions, meter: &Meter) -> anyhow::Result<ComputeRep
         false => None,
     };
     let resumed_blocks = journal.as_ref().map_or(0, Journal::known_blocks);
-    let task = meter.task("computing the mask", 1, false);
+    let path = journal_path(&options.out);
+    interrupt::set_hint(format!("what was measured is in `{}`: the same command continues it", path.display()));
+    let task = meter.task("mask", 1, false);
     let outcome = local_pass(&inputs, journal.as_mut(), |progress| {
-        let stage = match progress.stage {
-            Stage::Measuring => "measuring",
-            Stage::Selecting => "selecting",
-            Stage::Propagating => "propagating",
-        };
         task.of(progress.total);
-        task.at(progress.done, format!("block {} of {}, {stage}", progress.block + 1, progress.blocks));
+        task.at(progress.done, format!("block {}/{}", progress.block + 1, progress.blocks));
     })
-    .with_context(|| match &journal {
-        Some(_) => "the mask was not finished; the same command continues it".to_owned(),
-        None => "the mask was not finished".to_owned(),
-    })?;
+    .context("the mask was not finished")?;
     drop(task);
+    interrupt::set_hint("");
 
     let samples = inputs.windows.len();
     let header = VoteHeader {
@@ -156,6 +159,19 @@ pub fn run(options: &ComputeOptions, meter: &Meter) -> anyhow::Result<ComputeRep
         model_digest,
         seconds: started.elapsed().as_secs_f64(),
         peak_memory_bytes: peak_memory_bytes(),
+        warnings: few_tokens(uses_text, (samples * sequence_tokens) as u64).into_iter().collect(),
+    })
+}
+
+/// What to say about a text that is too short to hide in.
+fn few_tokens(uses_text: bool, tokens: u64) -> Option<String> {
+    (uses_text && tokens < FEW_CALIBRATION_TOKENS).then(|| {
+        format!(
+            "only {} calibration tokens: whoever holds this ballot can recover many of their words; \
+             use {} or more before you hand it out",
+            count(tokens),
+            count(FEW_CALIBRATION_TOKENS)
+        )
     })
 }
 
@@ -186,8 +202,8 @@ fn journal_path(out: &Path) -> PathBuf {
 }
 
 fn open_journal(path: &Path, inputs: &LocalPass<'_>, model: Digest, restart: bool) -> anyhow::Result<Journal> {
-    if restart && path.exists() {
-        std::fs::remove_file(path).with_context(|| format!("cannot discard `{}`", path.display()))?;
+    if restart {
+        Journal::discard(path)?;
     }
     Ok(Journal::open(path, &inputs.journal_key(model), inputs.checkpoint.layout())?)
 }
@@ -218,7 +234,8 @@ impl ComputeReport {
             ("mask root", self.mask_root.to_string()),
         ];
         if self.samples > 0 {
-            rows.push(("calibrated on", format!("{} windows of {} tokens", self.samples, self.sequence_tokens)));
+            let files = self.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+            rows.push(("calibrated on", format!("{} × {} tokens of {files}", self.samples, self.sequence_tokens)));
         }
         if self.resumed_blocks > 0 {
             rows.push(("resumed", format!("{} blocks of an earlier run were not measured again", self.resumed_blocks)));
@@ -227,12 +244,13 @@ impl ComputeReport {
         if let Some(peak) = self.peak_memory_bytes {
             rows.push(("peak memory", bytes(peak)));
         }
+        let (program, model, ballot) = (program(), shell(&self.model), shell(&self.ballot));
+        let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
         format!(
-            "{}\nnext: {} apply --model {} --mask {} --out {}",
+            "{}{warnings}\nnext, with the others' ballots: {program} tally {ballot} OTHERS… --model {model} --out {}\n\
+             or on its own: {program} apply --model {model} --mask {ballot} --out {}",
             facts(&rows),
-            program(),
-            shell(&self.model),
-            shell(&self.ballot),
+            shell(&self.ballot.with_extension("tally")),
             shell(&self.ballot.with_extension("pruned"))
         )
     }

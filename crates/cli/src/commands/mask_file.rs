@@ -20,17 +20,24 @@ impl MappedFile {
     /// Maps `path`.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let context = || format!("cannot read `{}`", path.display());
+        // asked before it is opened: opening a pipe waits for a writer
+        let metadata = std::fs::metadata(path).with_context(context)?;
+        if !metadata.is_file() {
+            bail!("`{}` is not a regular file; give a ballot, mask or tally", path.display());
+        }
         let file = std::fs::File::open(path).with_context(context)?;
         let metadata = file.metadata().with_context(context)?;
-        if !metadata.is_file() {
-            bail!("`{}` is not a file; give a ballot, mask or tally", path.display());
-        }
         if metadata.len() == 0 {
             return Ok(Self { path: path.to_owned(), map: None });
         }
+        Self::of(path, &file).with_context(context)
+    }
+
+    /// Maps an open file that `path` names in messages.
+    pub fn of(path: &Path, file: &std::fs::File) -> std::io::Result<Self> {
         // SAFETY: the map is read-only and private to this process's view. Whoever truncates the file while it is
         // read ends this process with a bus error; mask files are written whole and renamed, never truncated.
-        let map = unsafe { Mmap::map(&file) }.with_context(context)?;
+        let map = unsafe { Mmap::map(file) }?;
         Ok(Self { path: path.to_owned(), map: Some(map) })
     }
 

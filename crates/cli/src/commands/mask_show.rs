@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use fedprune_checkpoint::Checkpoint;
 use fedprune_mask::ballot::{EncodedBytes, Header, digest_of_bytes};
 use fedprune_mask::matrix_mask::mask_root;
@@ -10,6 +11,7 @@ use serde::Serialize;
 
 use super::content_digest;
 use super::mask_file::{MappedFile, MaskFile, check_model, check_root};
+use super::model_card::matrix_kind;
 use crate::args::ShowOptions;
 use crate::output::{bytes, count, facts, percent, table};
 use crate::progress::Meter;
@@ -23,11 +25,14 @@ pub struct ShowReport {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     agreement: Vec<Agreement>,
     detailed: bool,
+    #[serde(skip)]
+    every_matrix: bool,
 }
 
 /// One file.
 #[derive(Debug, Serialize)]
 struct FileReport {
+    #[serde(serialize_with = "crate::output::lossy::path")]
     file: PathBuf,
     bytes: u64,
     digest: Digest,
@@ -81,7 +86,13 @@ pub fn run(options: &ShowOptions, meter: &Meter) -> anyhow::Result<ShowReport> {
             pruned_weights: None,
         });
     }
-    let mut report = ShowReport { files: reports, matrices: Vec::new(), agreement: Vec::new(), detailed: false };
+    let mut report = ShowReport {
+        files: reports,
+        matrices: Vec::new(),
+        agreement: Vec::new(),
+        detailed: false,
+        every_matrix: options.matrices,
+    };
     if let Some(model) = &options.model {
         report.detailed = true;
         let checkpoint = Checkpoint::open(model)?;
@@ -107,7 +118,14 @@ impl ShowReport {
         for block in 0..layout.blocks() {
             for index in layout.block(block) {
                 let weights = checkpoint.matrix(index);
-                let masks = files.iter().map(|file| file.mask(index, weights)).collect::<anyhow::Result<Vec<_>>>()?;
+                let masks = files
+                    .iter()
+                    .zip(&self.files)
+                    .map(|(file, report)| {
+                        let unusable = || format!("`{}` cannot be used", report.file.display());
+                        file.mask(index, weights).with_context(unusable)
+                    })
+                    .collect::<anyhow::Result<Vec<_>>>()?;
                 let pruned: Vec<u64> = masks.iter().map(MatrixMask::count_pruned).collect();
                 for (pair, different) in pairs.iter_mut().map(|(first, second, bits)| ((*first, *second), bits)) {
                     *different += masks[pair.0].count_different(&masks[pair.1]);
@@ -149,6 +167,26 @@ impl ShowReport {
         Ok(())
     }
 
+    /// The matrices added up over the blocks.
+    fn by_kind(&self) -> Vec<MatrixRow> {
+        let mut kinds: Vec<MatrixRow> = Vec::new();
+        for matrix in &self.matrices {
+            let kind = matrix_kind(&matrix.name);
+            match kinds.iter_mut().find(|known| known.name == kind) {
+                Some(known) => {
+                    known.weights += matrix.weights;
+                    known.pruned.iter_mut().zip(&matrix.pruned).for_each(|(sum, pruned)| *sum += pruned);
+                }
+                None => kinds.push(MatrixRow {
+                    name: kind.to_owned(),
+                    weights: matrix.weights,
+                    pruned: matrix.pruned.clone(),
+                }),
+            }
+        }
+        kinds
+    }
+
     fn text(&self) -> String {
         let mut text = String::new();
         for (number, file) in self.files.iter().enumerate() {
@@ -180,14 +218,16 @@ impl ShowReport {
             text.push_str(&format!("[{title}]\n{}\n", facts(&rows)));
         }
         if !self.detailed {
-            text.push_str("Sparsity per matrix and agreement need the weights: add --model DIR.\n");
+            text.push_str(
+                "Only headers were read. To check the contents and see sparsity and agreement, add --model DIR.\n",
+            );
             return text;
         }
         let mut header = vec!["matrix".to_owned(), "weights".to_owned()];
         header.extend((1..=self.files.len()).map(|number| format!("[{number}] pruned")));
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
-        let mut rows: Vec<Vec<String>> = self
-            .matrices
+        let shown = if self.every_matrix { &self.matrices } else { &self.by_kind() };
+        let mut rows: Vec<Vec<String>> = shown
             .iter()
             .map(|matrix| {
                 let shares = matrix.pruned.iter().map(|&pruned| percent(pruned, matrix.weights));
@@ -212,7 +252,7 @@ impl ShowReport {
                 })
                 .collect();
             text.push('\n');
-            text.push_str(&table(&["agreement", "same bit", "pruned in both / either", "different bits"], &rows));
+            text.push_str(&table(&["agreement", "same bit", "overlap (both ÷ either)", "different bits"], &rows));
         }
         text
     }

@@ -1,6 +1,7 @@
 //! The `README.md` of a pruned folder.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use fedprune_checkpoint::Checkpoint;
 use fedprune_mask::Digest;
@@ -19,6 +20,8 @@ pub(crate) struct ModelCard<'a> {
     /// (kind, pruned, of how many).
     pub pruned_by_kind: &'a [(String, u64, u64)],
     pub mask_file: &'a str,
+    /// The folder that the card goes into.
+    pub out: &'a Path,
 }
 
 /// The part of a matrix's name that recurs in every block: `self_attn.q_proj`.
@@ -34,18 +37,21 @@ impl ModelCard<'_> {
         let folder = self.checkpoint.dir();
         let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
         // a folder's name comes from outside: only what cannot break Markdown or YAML is repeated
-        let name: String = folder.file_name().map_or_else(String::new, |name| {
-            name.to_string_lossy().chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).collect()
-        });
+        let plain = |path: &Path| -> String {
+            let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+            name.chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).collect()
+        };
+        let (base, name) = (plain(&folder), plain(self.out));
         let share = percent(self.pruned_weights, layout.weights());
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = write!(
             text,
             "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- pruned\n- fedprune\n---\n\n\
-             # {name}, pruned\n\n\
+             # {name}\n\n`{base}`, pruned. \
              {} of the {} weights of its linear layers ({share}) are zero; embeddings, norms, biases and head are \
-             unchanged.{}\nMade with fedprune {}.\n\n",
+             unchanged.{} The files are as large as before, and no faster without kernels for sparse weights.\n\
+             Made with fedprune {}.\n\n",
             count(self.pruned_weights),
             count(layout.weights()),
             if self.scaled { " Kept weights are scaled by the share of silos that would keep them." } else { "" },
@@ -71,10 +77,11 @@ impl ModelCard<'_> {
         }
         let _ = write!(
             text,
-            "\n`{}` holds the mask. It loads as the base model does:\n\n\
+            "\n`{}` holds the mask. The folder loads as the base model does:\n\n\
              ```python\nfrom transformers import AutoModelForCausalLM\n\
              model = AutoModelForCausalLM.from_pretrained(\"{name}\")\n```\n\n\
-             Check it against the base model with `fedprune mask show {0} --model BASE`.\n",
+             Whether these are the weights that were written: `fedprune model inspect .` prints the content digest \
+             above. Whether the mask was made for a base model: `fedprune mask show {0} --model BASE`.\n",
             self.mask_file,
         );
         if let Some(base_card) = base_card {

@@ -14,6 +14,7 @@ use crate::progress::Meter;
 /// The answer of `fedprune model inspect`.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
+    #[serde(serialize_with = "crate::output::lossy::path")]
     model: PathBuf,
     content_digest: Digest,
     layout_digest: Digest,
@@ -112,7 +113,7 @@ impl Inspection {
                 ),
             ),
             ("mask, packed", bytes(self.packed_mask_bytes)),
-            ("ballot, about", format!("{} ({} norms)", bytes(self.norm_values), count(self.norm_values))),
+            ("ballot, about", format!("{} ({} norms)", bytes(self.norm_values * 17 / 16), count(self.norm_values))),
             ("content digest", self.content_digest.to_string()),
             ("layout digest", self.layout_digest.to_string()),
         ]);

@@ -5,22 +5,24 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use fedprune_checkpoint::Checkpoint;
-use fedprune_mask::ballot::Kind;
+use fedprune_mask::ballot::{BallotHeader, Kind};
 use fedprune_mask::matrix_mask::mask_root;
 use fedprune_mask::tally::{Tally, Voter, encode_tally};
 use fedprune_mask::{Ballot, Digest, Group, Sparsity};
+use fedprune_prune::check_finite;
 use serde::Serialize;
 
 use super::content_digest;
 use super::mask_file::{MappedFile, check_model};
 use crate::args::TallyOptions;
 use crate::files::{check_new, create_new, program, shell};
-use crate::output::{bytes, count, facts, percent, table};
+use crate::output::{bytes, count, facts, percent, table, tame};
 use crate::progress::Meter;
 
 /// The answer of `fedprune tally`.
 #[derive(Debug, Clone, Serialize)]
 pub struct TallyReport {
+    #[serde(serialize_with = "crate::output::lossy::path")]
     tally: PathBuf,
     tally_bytes: u64,
     /// The global mask.
@@ -30,9 +32,11 @@ pub struct TallyReport {
     pruned_weights: u64,
     prunable_weights: u64,
     members: Vec<MemberRow>,
+    #[serde(serialize_with = "crate::output::lossy::path")]
     model: PathBuf,
     model_digest: Digest,
     seconds: f64,
+    warnings: Vec<String>,
 }
 
 /// One ballot.
@@ -42,6 +46,8 @@ struct MemberRow {
     weight: u32,
     ballot_bytes: u64,
     ballot_digest: Digest,
+    /// The silo's own mask, whatever its encoding.
+    mask_root: Digest,
     /// Bits in which its mask and the global one differ.
     different_bits: u64,
 }
@@ -88,13 +94,18 @@ pub fn run(options: &TallyOptions, meter: &Meter) -> anyhow::Result<TallyReport>
     let task = meter.task("tallying", layout.weights(), false);
     let mut digests = Vec::with_capacity(layout.matrices().len());
     let mut different = vec![0u64; tally.voters().len()];
+    let mut own_digests = vec![Vec::with_capacity(layout.matrices().len()); tally.voters().len()];
     let mut pruned_weights = 0;
     for block in 0..layout.blocks() {
+        check_finite(&checkpoint, block)?;
         for index in layout.block(block) {
             let weights = checkpoint.matrix(index);
             let (mask, _) = tally.matrix(index, weights)?;
-            for (different, voter) in different.iter_mut().zip(tally.voters()) {
-                *different += voter.ballot.mask(index, weights)?.count_different(&mask);
+            for ((different, own), voter) in different.iter_mut().zip(&mut own_digests).zip(tally.voters()) {
+                let vote =
+                    voter.ballot.mask(index, weights).with_context(|| format!("the ballot of `{}`", voter.name))?;
+                *different += vote.count_different(&mask);
+                own.push(vote.digest());
             }
             pruned_weights += mask.count_pruned();
             digests.push(mask.digest());
@@ -107,6 +118,8 @@ pub fn run(options: &TallyOptions, meter: &Meter) -> anyhow::Result<TallyReport>
     let tally_bytes =
         create_new(&options.out, |writer| Ok(encode_tally(&tally, root, &mut |bytes| writer.write_all(bytes))?))?;
     let header = tally.header(root);
+    let own_roots: Vec<Digest> = own_digests.into_iter().map(|own| mask_root(layout.digest(), own)).collect();
+    let warnings = warnings(&tally, &own_roots);
     Ok(TallyReport {
         tally: options.out.clone(),
         tally_bytes,
@@ -119,18 +132,60 @@ pub fn run(options: &TallyOptions, meter: &Meter) -> anyhow::Result<TallyReport>
             .members
             .into_iter()
             .zip(different)
-            .map(|(member, different_bits)| MemberRow {
+            .zip(own_roots)
+            .map(|((member, different_bits), mask_root)| MemberRow {
                 name: member.name,
                 weight: member.weight,
                 ballot_bytes: member.ballot_bytes,
                 ballot_digest: member.ballot,
+                mask_root,
                 different_bits,
             })
             .collect(),
         model: options.model.clone(),
         model_digest,
         seconds: started.elapsed().as_secs_f64(),
+        warnings,
     })
+}
+
+/// What is allowed and yet worth a second look.
+fn warnings(tally: &Tally<'_>, own_roots: &[Digest]) -> Vec<String> {
+    let voters = tally.voters();
+    let mut warnings = Vec::new();
+    for (later, voter) in voters.iter().enumerate() {
+        if let Some(earlier) = (0..later).find(|&earlier| own_roots[earlier] == own_roots[later]) {
+            warnings.push(format!(
+                "`{}` and `{}` are one and the same mask, counted twice",
+                voters[earlier].name, voter.name
+            ));
+        }
+        let others = tally.total_weight() - voter.weight;
+        if voters.len() > 1 && voter.weight > others {
+            let (name, weight) = (&voter.name, voter.weight);
+            warnings.push(format!("`{name}` (weight {weight}) outvotes all others together ({others})"));
+        }
+    }
+    if voters.len() == 1 {
+        warnings.push("there is one ballot only, so the global mask follows it alone".to_owned());
+    }
+    let recipes: Vec<String> = voters
+        .iter()
+        .filter_map(|voter| match voter.ballot.header() {
+            BallotHeader::Vote(vote) => Some(format!("{}, {} × {}", vote.pruner, vote.samples, vote.sequence_tokens)),
+            BallotHeader::Mask(_) => None,
+        })
+        .collect();
+    if recipes.windows(2).any(|pair| pair[0] != pair[1]) {
+        warnings.push("the ballots were made with different pruners or amounts of text".to_owned());
+    }
+    if let Some(voter) = voters.first()
+        && voter.ballot.sparsity() != tally.sparsity()
+    {
+        let (votes, all) = (voter.ballot.sparsity(), tally.sparsity());
+        warnings.push(format!("the ballots voted for sparsity {votes}, and group {} prunes {all}", tally.group()));
+    }
+    warnings
 }
 
 impl TallyReport {
@@ -148,8 +203,9 @@ impl TallyReport {
                 ]
             })
             .collect();
+        let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {}", tame(warning))).collect();
         format!(
-            "{}\n{}\nnext: {} apply --model {} --mask {} --out {}",
+            "{}\n{}{warnings}\nnext: {} apply --model {} --mask {} --out {}",
             table(&["ballot", "weight", "size", "digest", "differs from global"], &rows),
             facts(&[
                 ("tally", format!("{} ({})", self.tally.display(), bytes(self.tally_bytes))),

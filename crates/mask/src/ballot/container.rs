@@ -224,9 +224,23 @@ impl Header {
             Kind::Mask => Header::Mask(codec::decode::<_, HEADER_LIMIT>(bytes)?),
             Kind::Tally => Header::Tally(codec::decode::<_, TALLY_HEADER_LIMIT>(bytes)?),
         };
+        if let Header::Tally(tally) = &header
+            && let Some(member) = tally.members.iter().find(|member| !is_member_name(&member.name))
+        {
+            return Err(BallotError::MemberName(member.name.escape_debug().take(80).collect()));
+        }
         header.group().with_sparsity(header.sparsity())?;
         Ok(header)
     }
+}
+
+/// Whether a text may name a member: 1 to [`MAX_MEMBER_NAME_BYTES`] bytes, and nothing that would move a
+/// terminal's cursor, end a line or turn the direction of writing where the name is shown.
+pub fn is_member_name(name: &str) -> bool {
+    let unsafe_to_show = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    (1..=MAX_MEMBER_NAME_BYTES).contains(&name.len()) && !name.contains(unsafe_to_show)
 }
 
 /// The header of a ballot, mask or tally, without looking at what follows it: no layout is needed.

@@ -137,6 +137,11 @@ pub enum BallotError {
         /// in_features given.
         given_columns: usize,
     },
+    /// A tally names a member in a way that is not shown on a terminal.
+    #[error(
+        "`{0}` cannot name a member: names have 1 to 64 bytes and no control characters; rename the ballot and tally again"
+    )]
+    MemberName(String),
     /// Norms, group and weights do not fit each other.
     #[error("the mask of `{matrix}` cannot be derived")]
     Derive {

@@ -8,7 +8,7 @@
 use crate::Digest;
 use crate::ballot::{
     Ballot, BallotError, Header, MAX_MEMBER_NAME_BYTES, MAX_MEMBERS, Member, Reader, Sink, TallyHeader, check_header,
-    check_shape, digest_of_bytes,
+    check_shape, digest_of_bytes, is_member_name,
 };
 use crate::layout::Layout;
 use crate::matrix_mask::MatrixMask;
@@ -37,10 +37,15 @@ pub enum TallyError {
     #[error("there are {0} ballots, more than the {MAX_MEMBERS} that one tally holds")]
     TooMany(usize),
     /// No name, or one that is too long.
-    #[error("`{0}` cannot name a member: 1 to {MAX_MEMBER_NAME_BYTES} bytes")]
+    #[error(
+        "`{0}` cannot name a member: a name has 1 to {MAX_MEMBER_NAME_BYTES} bytes and no control characters; \
+         rename the ballot file, whose name is its silo's"
+    )]
     Name(String),
     /// Two ballots of one member.
-    #[error("there are two ballots of `{0}`; count one of them, or give the other another name")]
+    #[error(
+        "there are two ballots of `{0}`; a ballot's file name names its silo: rename one of the files, or count one"
+    )]
     Duplicate(String),
     /// Names out of order in a file.
     #[error("its members are not in order at `{0}`; it is damaged: tally the ballots again")]
@@ -322,8 +327,8 @@ fn check_members<'m>(members: impl ExactSizeIterator<Item = (&'m str, u32)> + Cl
         more => return Err(TallyError::TooMany(more)),
     }
     for (name, weight) in members {
-        if name.is_empty() || name.len() > MAX_MEMBER_NAME_BYTES {
-            return Err(TallyError::Name(name.chars().take(MAX_MEMBER_NAME_BYTES).collect()));
+        if !is_member_name(name) {
+            return Err(TallyError::Name(name.escape_debug().take(MAX_MEMBER_NAME_BYTES).collect()));
         }
         if weight == 0 {
             return Err(TallyError::NoWeight(name.to_owned()));
