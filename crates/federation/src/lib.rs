@@ -13,6 +13,9 @@
 //! | [`ballot`] | a member's ballot: what it signs about it, and what others check before they count it |
 //! | [`holdings`] | which ballots a member has checked and stored |
 //! | [`result`] | which mask a member derived |
+//! | [`manifest`] | which ballots count: a function of holdings |
+//! | [`evidence`] | proof that a member said two things where it may say one |
+//! | [`election`] | whose turn it is to propose |
 //!
 //! No I/O, no clock, no floats, no randomness: bytes, keys and times are arguments. What a peer or a file
 //! claims is bounded before it is stored and checked before it is used.
@@ -26,8 +29,11 @@
 pub mod ballot;
 pub mod consortium;
 pub mod document;
+pub mod election;
+pub mod evidence;
 pub mod holdings;
 pub mod ids;
+pub mod manifest;
 pub mod result;
 pub mod round;
 pub mod signing;
@@ -38,8 +44,11 @@ pub mod wire;
 
 pub use ballot::{BallotHeader, InvalidBallot, Validated};
 pub use consortium::{Consortium, Draft, Ratified};
+pub use election::Rotation;
+pub use evidence::{Evidence, ReceivedEvidence};
 pub use holdings::Holdings;
 pub use ids::{ConsortiumId, Height, MemberIndex, Quorum, RoundId};
+pub use manifest::{Decision, Manifest};
 pub use result::MaskResult;
 pub use round::{Round, Terms};
 pub use signing::{Signature, SigningKey, VerifyingKey};
