@@ -421,4 +421,24 @@ mod tests {
         }
         assert_eq!(key().verifying_key().verify_bytes(b"statement", &signature), Err(SignatureError));
     }
+
+    /// With r = 0 a signer makes signatures whose R is of small order; other programs accept them.
+    #[test]
+    fn a_signature_with_a_weak_nonce_is_refused() {
+        use curve25519_dalek::scalar::{Scalar, clamp_integer};
+        use curve25519_dalek::traits::Identity;
+        use sha2::{Digest, Sha512};
+        let half = |bytes: &[u8]| <[u8; 32]>::try_from(&bytes[..32]).unwrap();
+        let secret = Scalar::from_bytes_mod_order(clamp_integer(half(&Sha512::digest(SEED))));
+        let nonce = CompressedEdwardsY::identity();
+        let public = key().verifying_key();
+        let hashed = Sha512::new().chain_update(nonce.as_bytes()).chain_update(public.as_bytes()).chain_update(b"any");
+        let challenge = Scalar::from_bytes_mod_order_wide(&hashed.finalize().into());
+        let mut signature = Signature([0; 64]);
+        signature.0[..32].copy_from_slice(nonce.as_bytes());
+        signature.0[32..].copy_from_slice((challenge * secret).as_bytes());
+        let lax = ed25519::Signature::from_bytes(&signature.0);
+        assert!(ed25519_dalek::Verifier::verify(&public.0, b"any", &lax).is_ok(), "the check is about something");
+        assert_eq!(public.verify_bytes(b"any", &signature), Err(SignatureError));
+    }
 }
