@@ -102,6 +102,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn draws_are_even_where_the_bound_does_not_divide() {
+        // of 3 · 2^62 numbers a third is below 2^62; without rejection half would be
+        let mut draws = Draws(blake3::Hasher::new().finalize_xof());
+        let low = (0..3000).filter(|_| draws.below(3 << 62) < 1 << 62).count();
+        assert!(low.abs_diff(1000) < 130, "{low}"); // five standard deviations
+    }
+
     proptest! {
         #[test]
         fn n_consecutive_views_have_each_member_once(

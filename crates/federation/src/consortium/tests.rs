@@ -156,6 +156,10 @@ fn signatures_of_others_and_of_other_documents_are_refused() {
     let mine = draft.signatures[&MemberIndex(0)];
     assert!(matches!(draft.add(MemberIndex(1), mine), Err(RatificationError::Signature(_))));
     assert!(matches!(draft.add(MemberIndex(2), mine), Err(RatificationError::NoSuchMember(_))));
+    // a member twice
+    let twice = (consortium.id(), vec![(MemberIndex(0), mine); 2]);
+    let twice = wire::encode(Content::ConsortiumSignatures, &twice);
+    assert!(matches!(draft.add_encoded(&twice), Err(RatificationError::Order(MemberIndex(0)))));
     // a list that is half good adds nothing
     let mut fresh = Draft::new(consortium);
     draft.signatures.insert(MemberIndex(1), mine);
