@@ -11,6 +11,7 @@ const OURS: &[(&str, &[&str])] = &[
     ("fedprune-checkpoint", &["fedprune-mask"]),
     ("fedprune-model", &["fedprune-checkpoint", "fedprune-mask"]),
     ("fedprune-prune", &["fedprune-checkpoint", "fedprune-mask", "fedprune-model"]),
+    ("fedprune-federation", &["fedprune-mask"]),
     ("fedprune-cli", &["fedprune-checkpoint", "fedprune-mask", "fedprune-model", "fedprune-prune"]),
 ];
 
@@ -21,6 +22,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("candle-transformers", &["fedprune-model"]),
     ("tokenizers", &["fedprune-model", "fedprune-examples"]),
     ("bincode", &["fedprune-mask"]),
+    ("ed25519-dalek", &["fedprune-federation"]),
     ("tokio", &[]),
     ("libp2p", &[]),
 ];

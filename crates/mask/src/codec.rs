@@ -8,6 +8,8 @@
 //! allocated. That guards nothing for elements of size zero: no type that travels holds a container of
 //! those.
 
+/// For the derives of crates that encode through this module: `#[bincode(crate = "…::codec::bincode")]`.
+pub use bincode;
 use bincode::config;
 use bincode::{Decode, Encode};
 
