@@ -80,11 +80,10 @@ mod tests {
     fn a_failed_write_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ballot");
-        let error = create_new(&path, |writer| {
+        let error = create_new::<()>(&path, |writer| {
             writer.write_all(b"half")?;
             bail!("no space left")
         })
-        .map(|()| ())
         .unwrap_err();
         assert!(format!("{error:#}").contains("no space left"));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
