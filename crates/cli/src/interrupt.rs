@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// What a shell reports for a program that was interrupted: 128 + SIGINT.
-pub const EXIT_CODE: i32 = 130;
+pub const EXIT_CODE: u8 = 130;
 
 static COOPERATIVE: AtomicUsize = AtomicUsize::new(0);
 static REQUESTED: AtomicBool = AtomicBool::new(false);
@@ -34,7 +34,7 @@ pub fn install() {
         let hint = HINT.lock().map(|hint| hint.clone()).unwrap_or_default();
         // Nowhere is left to report a failing standard error.
         let _ = writeln!(std::io::stderr(), "\nstopped{}{hint}", if hint.is_empty() { "" } else { "; " });
-        std::process::exit(EXIT_CODE);
+        std::process::exit(i32::from(EXIT_CODE));
     });
 }
 

@@ -32,12 +32,14 @@ pub fn main() -> ExitCode {
             if output::is_broken_pipe(&error) {
                 return ExitCode::SUCCESS;
             }
+            let stopped = error.chain().find_map(|cause| cause.downcast_ref::<interrupt::Stopped>());
+            let (message, code) = match stopped {
+                Some(stopped) => (stopped.to_string(), ExitCode::from(interrupt::EXIT_CODE)),
+                None => (format!("error: {}", output::chain(&error)), ExitCode::FAILURE),
+            };
             // Nowhere is left to report a failing standard error.
-            let _ = writeln!(std::io::stderr(), "error: {}", output::chain(&error));
-            if error.chain().any(|cause| cause.is::<interrupt::Stopped>()) {
-                return ExitCode::from(interrupt::EXIT_CODE as u8);
-            }
-            ExitCode::FAILURE
+            let _ = writeln!(std::io::stderr(), "{message}");
+            code
         }
     }
 }
