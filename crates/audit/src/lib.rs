@@ -1,0 +1,1 @@
+//! Verification of a round by someone who trusts nobody, offline.

@@ -1,0 +1,1 @@
+//! A member's node: libp2p, storage, and the loop that turns effects into I/O.

@@ -1,0 +1,1 @@
+//! Local testnets: manifests, and the runner that starts real node processes.
