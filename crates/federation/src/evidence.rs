@@ -17,6 +17,7 @@ use crate::holdings::Holdings;
 use crate::ids::{ConsortiumId, RoundId};
 use crate::result::MaskResult;
 use crate::statement::{Received, SignatureChecked, Signed, Slot, Statement, StatementError};
+use crate::vote::{Precommit, Prevote, Proposal};
 use crate::wire::{self, Content, WireError};
 
 /// Most bytes of evidence after its prefix: two statements.
@@ -38,6 +39,12 @@ pub enum Evidence {
     Holdings(Equivocation<Holdings>),
     /// Two masks.
     Result(Equivocation<MaskResult>),
+    /// Two proposals in one view.
+    Proposal(Equivocation<Proposal>),
+    /// Two prevotes in one view.
+    Prevote(Equivocation<Prevote>),
+    /// Two precommits in one view.
+    Precommit(Equivocation<Precommit>),
 }
 
 /// Evidence as it arrived; proves nothing yet.
@@ -58,6 +65,9 @@ enum Pair {
     Ballot(Signed<BallotHeader>, Signed<BallotHeader>),
     Holdings(Signed<Holdings>, Signed<Holdings>),
     Result(Signed<MaskResult>, Signed<MaskResult>),
+    Proposal(Signed<Proposal>, Signed<Proposal>),
+    Prevote(Signed<Prevote>, Signed<Prevote>),
+    Precommit(Signed<Precommit>, Signed<Precommit>),
 }
 
 /// Why evidence proves nothing.
@@ -127,6 +137,9 @@ impl Evidence {
             Evidence::Ballot(pair) => pair.slot(),
             Evidence::Holdings(pair) => pair.slot(),
             Evidence::Result(pair) => pair.slot(),
+            Evidence::Proposal(pair) => pair.slot(),
+            Evidence::Prevote(pair) => pair.slot(),
+            Evidence::Precommit(pair) => pair.slot(),
         }
     }
 
@@ -145,6 +158,18 @@ impl Evidence {
             Evidence::Result(equivocation) => {
                 let (first, second) = equivocation.pair();
                 Pair::Result(first, second)
+            }
+            Evidence::Proposal(equivocation) => {
+                let (first, second) = equivocation.pair();
+                Pair::Proposal(first, second)
+            }
+            Evidence::Prevote(equivocation) => {
+                let (first, second) = equivocation.pair();
+                Pair::Prevote(first, second)
+            }
+            Evidence::Precommit(equivocation) => {
+                let (first, second) = equivocation.pair();
+                Pair::Precommit(first, second)
             }
         };
         wire::encode(Content::Evidence, &Wire { consortium: place.consortium, round: place.round, pair })
@@ -173,6 +198,9 @@ impl ReceivedEvidence {
             Pair::Ballot(a, b) => Equivocation::verify((a, b), consortium, round).map(Evidence::Ballot),
             Pair::Holdings(a, b) => Equivocation::verify((a, b), consortium, round).map(Evidence::Holdings),
             Pair::Result(a, b) => Equivocation::verify((a, b), consortium, round).map(Evidence::Result),
+            Pair::Precommit(a, b) => Equivocation::verify((a, b), consortium, round).map(Evidence::Precommit),
+            Pair::Prevote(a, b) => Equivocation::verify((a, b), consortium, round).map(Evidence::Prevote),
+            Pair::Proposal(a, b) => Equivocation::verify((a, b), consortium, round).map(Evidence::Proposal),
         }
     }
 }
@@ -211,9 +239,27 @@ mod tests {
         Evidence::Result(Equivocation::between(&sign(root("a"), 1, 3), &sign(root("b"), 1, 3)).unwrap())
     }
 
+    fn proposals() -> Evidence {
+        let proposal = |text: &str| Proposal { view: 2, value: Digest::of(text.as_bytes()), valid_view: None };
+        Evidence::Proposal(Equivocation::between(&sign(proposal("a"), 0, 1), &sign(proposal("b"), 0, 1)).unwrap())
+    }
+
+    fn prevotes() -> Evidence {
+        let vote = |value: Option<&str>| Prevote { view: 2, value: value.map(|text| Digest::of(text.as_bytes())) };
+        Evidence::Prevote(Equivocation::between(&sign(vote(Some("a")), 0, 1), &sign(vote(None), 0, 1)).unwrap())
+    }
+
+    fn precommits() -> Evidence {
+        let vote = |text: &str| Precommit { view: 2, value: Some(Digest::of(text.as_bytes())) };
+        Evidence::Precommit(Equivocation::between(&sign(vote("a"), 0, 1), &sign(vote("b"), 0, 1)).unwrap())
+    }
+
     #[test]
     fn bytes_are_pinned_and_verify() {
         for (evidence, golden) in [
+            (proposals(), "GOLDEN8"),
+            (prevotes(), "GOLDEN9"),
+            (precommits(), "GOLDENA"),
             (ballots(), "123ef543a18e1eb33ef3542c3d01fa213bc0c27d9834dc5f29dd055d5ac5a69e"),
             (holdings(), "766a32a41134cb0ecc80ff91b7d525836489b196fb48ddb41a94be18ccba1229"),
             (results(), "f961a12d1c4fe6b475470c6976943fbbb1a8cf5ae38d44021340c5c5f603ca3d"),
@@ -297,8 +343,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damage_is_noticed(which in 0usize..3, at in 0usize..10_000, bit in 0u8..8, cut in 0usize..10_000) {
-            let bytes = [ballots(), holdings(), results()][which].encode();
+        fn damage_is_noticed(which in 0usize..6, at in 0usize..10_000, bit in 0u8..8, cut in 0usize..10_000) {
+            let bytes = [ballots(), holdings(), results(), proposals(), prevotes(), precommits()][which].encode();
             prop_assert!(ReceivedEvidence::decode(&bytes[..cut % bytes.len()]).is_err());
             let mut flipped = bytes.clone();
             flipped[at % bytes.len()] ^= 1 << bit;

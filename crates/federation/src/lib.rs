@@ -16,6 +16,10 @@
 //! | [`manifest`] | which ballots count: a function of holdings |
 //! | [`evidence`] | proof that a member said two things where it may say one |
 //! | [`election`] | whose turn it is to propose |
+//! | [`vote`] | proposals, prevotes and precommits |
+//! | [`certificate`] | proof that a quorum committed to a value |
+//! | [`proposed`] | a value with what it rests on |
+//! | [`agreement`] | what carries out the agreement on one height, as a trait |
 //!
 //! No I/O, no clock, no floats, no randomness: bytes, keys and times are arguments. What a peer or a file
 //! claims is bounded before it is stored and checked before it is used.
@@ -26,7 +30,9 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)
 )]
 
+pub mod agreement;
 pub mod ballot;
+pub mod certificate;
 pub mod consortium;
 pub mod document;
 pub mod election;
@@ -34,22 +40,27 @@ pub mod evidence;
 pub mod holdings;
 pub mod ids;
 pub mod manifest;
+pub mod proposed;
 pub mod result;
 pub mod round;
 pub mod signing;
 pub mod statement;
 #[cfg(test)]
 mod testing;
+pub mod vote;
 pub mod wire;
 
 pub use ballot::{BallotHeader, InvalidBallot, Validated};
+pub use certificate::{Certificate, ReceivedCertificate};
 pub use consortium::{Consortium, Draft, Ratified};
 pub use election::Rotation;
 pub use evidence::{Evidence, ReceivedEvidence};
 pub use holdings::Holdings;
 pub use ids::{ConsortiumId, Height, MemberIndex, Quorum, RoundId};
 pub use manifest::{Decision, Manifest};
+pub use proposed::{Justified, Proposed, ReceivedProposed, ReceivedSettled, Settled};
 pub use result::MaskResult;
 pub use round::{Round, Terms};
 pub use signing::{Signature, SigningKey, VerifyingKey};
 pub use statement::{Received, SignatureChecked, Slot, Statement};
+pub use vote::{Precommit, Prevote, Proposal};

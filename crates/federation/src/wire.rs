@@ -33,28 +33,53 @@ pub enum Content {
     Decision = 19,
     /// Proof of equivocation.
     Evidence = 20,
+    /// q precommits.
+    Certificate = 21,
+    /// A proposal with what it rests on.
+    Proposed = 22,
+    /// A decision with its certificate and what it follows from.
+    Settled = 23,
+    /// One entry of a member's log.
+    Record = 24,
+    /// What a member asks another for.
+    Question = 25,
     /// The signed header of a ballot.
     BallotHeader = 34,
     /// A signed holdings statement.
     Holdings = 35,
     /// A signed result.
     MaskResult = 36,
+    /// A signed proposal.
+    Proposal = 37,
+    /// A signed prevote.
+    Prevote = 38,
+    /// A signed precommit.
+    Precommit = 39,
 }
 
 impl Content {
     /// All of them.
-    pub const ALL: [Content; 8] = [
+    pub const ALL: [Content; 16] = [
         Content::Consortium,
         Content::ConsortiumSignatures,
         Content::Round,
         Content::Decision,
         Content::Evidence,
+        Content::Certificate,
+        Content::Proposed,
+        Content::Settled,
+        Content::Record,
+        Content::Question,
         Content::BallotHeader,
         Content::Holdings,
         Content::MaskResult,
+        Content::Proposal,
+        Content::Prevote,
+        Content::Precommit,
     ];
 
-    fn from_byte(byte: u8) -> Option<Self> {
+    /// The content that a byte stands for.
+    pub fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|content| *content as u8 == byte)
     }
 
@@ -69,6 +94,14 @@ impl Content {
             Content::BallotHeader => "the header of a ballot",
             Content::Holdings => "a holdings statement",
             Content::MaskResult => "a result",
+            Content::Certificate => "a certificate",
+            Content::Proposed => "a proposal with its grounds",
+            Content::Settled => "a settled decision",
+            Content::Record => "an entry of a log",
+            Content::Question => "a question",
+            Content::Proposal => "a proposal",
+            Content::Prevote => "a prevote",
+            Content::Precommit => "a precommit",
         }
     }
 }
@@ -103,6 +136,24 @@ pub enum WireError {
     },
 }
 
+/// What an encoding says that it holds.
+///
+/// # Errors
+/// [`WireError`] when it is no encoding of this version.
+pub fn content_of(bytes: &[u8]) -> Result<Option<Content>, WireError> {
+    let shared = bytes.len().min(MAGIC.len());
+    if bytes.get(..shared) != MAGIC.get(..shared) {
+        return Err(WireError::NotOurs);
+    }
+    let Some(([.., low, high, content], _)) = bytes.split_first_chunk::<PREFIX_BYTES>() else {
+        return Err(WireError::Truncated(bytes.len()));
+    };
+    match u16::from_le_bytes([*low, *high]) {
+        VERSION => Ok(Content::from_byte(*content)),
+        other => Err(WireError::Version(other)),
+    }
+}
+
 /// The one encoding of `value`.
 pub(crate) fn encode<T: Encode>(content: Content, value: &T) -> Vec<u8> {
     let value = codec::encode(value);
@@ -120,25 +171,16 @@ pub(crate) fn decode<T: Encode + Decode<()>, const LIMIT: usize>(
     wanted: Content,
     bytes: &[u8],
 ) -> Result<T, WireError> {
-    let shared = bytes.len().min(MAGIC.len());
-    if bytes.get(..shared) != MAGIC.get(..shared) {
-        return Err(WireError::NotOurs);
-    }
     let truncated = || WireError::Truncated(bytes.len());
-    let (prefix, value) = bytes.split_first_chunk::<PREFIX_BYTES>().ok_or_else(truncated)?;
-    let [.., low, high, content] = *prefix;
-    match u16::from_le_bytes([low, high]) {
-        VERSION => {}
-        other => return Err(WireError::Version(other)),
-    }
-    match Content::from_byte(content) {
+    match content_of(bytes)? {
         Some(content) if content == wanted => {}
         other => {
-            let unknown = || format!("of the unknown content {content}");
+            let unknown = || format!("of the unknown content {}", bytes.get(PREFIX_BYTES - 1).unwrap_or(&0));
             let found = other.map_or_else(unknown, |content| content.in_words().to_owned());
             return Err(WireError::WrongContent { found, wanted });
         }
     }
+    let value = bytes.get(PREFIX_BYTES..).ok_or_else(truncated)?;
     codec::decode::<T, LIMIT>(value).map_err(|source| WireError::Value { wanted, source })
 }
 
