@@ -13,6 +13,7 @@
 //! | `header`, `shards` | what the safetensors files and their index say, checked before it is believed |
 //! | [`checkpoint`] | the folder opened: tensors, layout, release of resident pages |
 //! | `content` | the digest of the weights, whatever their sharding |
+//! | `identity` | the digests of configuration and tokenizer |
 //! | [`write`](mod@write) | the pruned copy: all of it or nothing |
 //! | `carry`, `staging` | its other files, and the temporary folder it grows in |
 //! | [`error`] | everything that can be wrong, with file, tensor and remedy |
@@ -34,11 +35,13 @@ mod architecture;
 mod carry;
 mod content;
 mod header;
+mod identity;
 mod shards;
 mod staging;
 
 pub use checkpoint::{Checkpoint, TensorView};
 pub use config::{AttentionBias, ModelConfig, ModelType};
 pub use error::{BoxError, CheckpointError};
+pub use identity::MAX_TOKENIZER_BYTES;
 pub use rope::{Rope, RopeScaling};
 pub use write::{Extra, ExtraFile, Pruned, Skipped, Written, check_copyable, check_out, write_pruned};
