@@ -136,7 +136,9 @@ pub enum TimerKind {
 #[derive(Debug, thiserror::Error)]
 pub enum AgreementError {
     /// The journal is not one of this agreement.
-    #[error("entry {entry} of the journal of height {height} cannot be replayed: {why}; nothing is signed at this height")]
+    #[error(
+        "entry {entry} of the journal of height {height} cannot be replayed: {why}; nothing is signed at this height"
+    )]
     Journal {
         /// The height.
         height: Height,
@@ -154,4 +156,3 @@ pub enum AgreementError {
         why: String,
     },
 }
-

@@ -111,7 +111,8 @@ impl Certificate {
     ) -> Result<Self, CertificateError> {
         let (found, q) = (precommits.len(), consortium.quorum().q());
         let first = precommits.first().ok_or(CertificateError::TooFew { found, q })?;
-        let place = |vote: &SignatureChecked<Precommit>| (vote.consortium(), vote.round(), vote.height(), *vote.content());
+        let place =
+            |vote: &SignatureChecked<Precommit>| (vote.consortium(), vote.round(), vote.height(), *vote.content());
         let value = first.content().value.ok_or(CertificateError::Mixed)?;
         if first.consortium() != consortium.id() || precommits.iter().any(|vote| place(vote) != place(first)) {
             return Err(CertificateError::Mixed);
@@ -186,7 +187,7 @@ mod tests {
         assert_eq!(read, certificate());
         assert_eq!(read.members().map(|member| member.0).collect::<Vec<_>>(), [0, 2, 3]);
         assert_eq!(bytes.len(), 11 + 32 + 32 + 4 + 4 + 32 + 8 + 3 * 66);
-        assert_eq!(Digest::of(&bytes).to_string(), "GOLDEN7");
+        assert_eq!(Digest::of(&bytes).to_string(), "94c0d3ed2d90e9b2f00f26ad6dcbadf7805f679478e01578c3f16b33e4fce952");
     }
 
     #[test]

@@ -257,9 +257,9 @@ mod tests {
     #[test]
     fn bytes_are_pinned_and_verify() {
         for (evidence, golden) in [
-            (proposals(), "GOLDEN8"),
-            (prevotes(), "GOLDEN9"),
-            (precommits(), "GOLDENA"),
+            (proposals(), "2ad216a32733d1e6286e4d4511cc7239ad52eff7c97cf049dfd84b9b83aeaf16"),
+            (prevotes(), "bc05c095f7b16adbd7e07ca05bf3881f193bd79291f5e972d46058fd5272d885"),
+            (precommits(), "860e05f74a4ae3d7548fe139cf7241e32cf46557611ab391aeb60a64042666cb"),
             (ballots(), "123ef543a18e1eb33ef3542c3d01fa213bc0c27d9834dc5f29dd055d5ac5a69e"),
             (holdings(), "766a32a41134cb0ecc80ff91b7d525836489b196fb48ddb41a94be18ccba1229"),
             (results(), "f961a12d1c4fe6b475470c6976943fbbb1a8cf5ae38d44021340c5c5f603ca3d"),

@@ -20,6 +20,7 @@
 //! | [`certificate`] | proof that a quorum committed to a value |
 //! | [`proposed`] | a value with what it rests on |
 //! | [`agreement`] | what carries out the agreement on one height, as a trait |
+//! | [`machine`] | one member's side of a round, as a state machine |
 //!
 //! No I/O, no clock, no floats, no randomness: bytes, keys and times are arguments. What a peer or a file
 //! claims is bounded before it is stored and checked before it is used.
@@ -39,6 +40,7 @@ pub mod election;
 pub mod evidence;
 pub mod holdings;
 pub mod ids;
+pub mod machine;
 pub mod manifest;
 pub mod proposed;
 pub mod result;
@@ -57,6 +59,7 @@ pub use election::Rotation;
 pub use evidence::{Evidence, ReceivedEvidence};
 pub use holdings::Holdings;
 pub use ids::{ConsortiumId, Height, MemberIndex, Quorum, RoundId};
+pub use machine::Machine;
 pub use manifest::{Decision, Manifest};
 pub use proposed::{Justified, Proposed, ReceivedProposed, ReceivedSettled, Settled};
 pub use result::MaskResult;

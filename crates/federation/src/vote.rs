@@ -143,18 +143,18 @@ mod tests {
         let value = Digest::of(b"value");
         golden(
             Proposal { view: 3, value, valid_view: Some(1) },
-            "GOLDEN1",
-            "GOLDEN2",
+            "2b42bdffb291f01c43b8fb3a1de1ff8d912edab632ed3373576c6a1c9e7fef86",
+            "59b0015bc43409c915f023254867071bc32aebe77d6a25a5173ff194e32ccb98",
         );
         golden(
             Prevote { view: 3, value: Some(value) },
-            "GOLDEN3",
-            "GOLDEN4",
+            "eb6558b8427c159c1f9bb44ce48b0a39bd23cfc63ca7759b40cd27fb0e040838",
+            "c56d261881b8abc0a38fe7b0d56ffd9fb74646d04be7319a73a0d1cfeedb7f67",
         );
         golden(
             Precommit { view: 3, value: None },
-            "GOLDEN5",
-            "GOLDEN6",
+            "a82469ef7f294c03b5c48cd56ee4eed1adcc3ae2f48929838943f07f99118f88",
+            "2acc6602f7dbdacaaa4eb56783c2bd617d56d3eefe5a7081b94c61c1cf694afd",
         );
     }
 
@@ -167,7 +167,8 @@ mod tests {
             Proposal { view: 1, value, valid_view: Some(0) },
             Proposal { view: 1, value: Digest([0; 32]), valid_view: None },
         ];
-        let votes = [(0, None), (1, None), (0, Some(value)), (0, Some(Digest([0; 32])))].map(|(view, value)| Prevote { view, value });
+        let votes = [(0, None), (1, None), (0, Some(value)), (0, Some(Digest([0; 32])))]
+            .map(|(view, value)| Prevote { view, value });
         let all: Vec<Vec<u8>> = proposals.iter().map(Statement::fields).collect();
         let of_votes: Vec<Vec<u8>> = votes.iter().map(Statement::fields).collect();
         for fields in [all, of_votes] {

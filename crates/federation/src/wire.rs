@@ -43,6 +43,8 @@ pub enum Content {
     Record = 24,
     /// What a member asks another for.
     Question = 25,
+    /// What it is answered.
+    Answer = 26,
     /// The signed header of a ballot.
     BallotHeader = 34,
     /// A signed holdings statement.
@@ -59,7 +61,7 @@ pub enum Content {
 
 impl Content {
     /// All of them.
-    pub const ALL: [Content; 16] = [
+    pub const ALL: [Content; 17] = [
         Content::Consortium,
         Content::ConsortiumSignatures,
         Content::Round,
@@ -70,6 +72,7 @@ impl Content {
         Content::Settled,
         Content::Record,
         Content::Question,
+        Content::Answer,
         Content::BallotHeader,
         Content::Holdings,
         Content::MaskResult,
@@ -99,6 +102,7 @@ impl Content {
             Content::Settled => "a settled decision",
             Content::Record => "an entry of a log",
             Content::Question => "a question",
+            Content::Answer => "an answer",
             Content::Proposal => "a proposal",
             Content::Prevote => "a prevote",
             Content::Precommit => "a precommit",

@@ -1,0 +1,106 @@
+//! Recovering what this member signed: from its own log, and from what others have of it.
+
+use super::message::Message;
+use super::{Effect, Event, HeightState, Machine, MachineError, Phase, Record};
+use crate::ids::{Height, MemberIndex};
+use crate::signing::Kind;
+
+impl Machine {
+    /// Reads the log again.
+    pub(super) fn replay(&mut self, records: impl IntoIterator<Item = (Height, Record)>) -> Result<(), MachineError> {
+        for (height, record) in records {
+            if height.0 >= self.heights {
+                return Err(MachineError::Log(format!("it has height {height}, and the round has {}", self.heights)));
+            }
+            match record {
+                Record::Said(bytes) | Record::Heard(bytes) => {
+                    let message = Message::read(&bytes, &self.setup.consortium, &self.setup.round)
+                        .map_err(|error| MachineError::Log(format!("a message of height {height} in it: {error}")))?;
+                    let of = message.height();
+                    self.put(of, message, &bytes, true);
+                }
+                Record::Journal(entry) => self.state_mut(height).journal.push(entry),
+                Record::Held(member, body) => self.state_mut(height).hold(member, body),
+                Record::Refused(member, body) => {
+                    self.state_mut(height).refused.insert((member, body));
+                }
+                Record::Tallied(set, root) => {
+                    self.state_mut(height).tallies.insert(set, root);
+                }
+                Record::Silent => self.state_mut(height).silent = true,
+                Record::Abstained => self.state_mut(height).abstained = true,
+            }
+        }
+        // what the log tells was told before
+        self.out.clear();
+        self.unflushed = false;
+        while self.current < self.heights && self.is_certified(Height(self.current)) {
+            self.current = self.current.saturating_add(1);
+        }
+        if self.current == self.heights {
+            self.phase = Phase::Running; // nothing is left to sign
+        }
+        Ok(())
+    }
+
+    /// Adopts what a member has of ours.
+    pub(super) fn recall(&mut self, from: MemberIndex, messages: &[Vec<u8>]) -> Result<(), MachineError> {
+        for bytes in messages {
+            // a message that does not count is somebody's noise
+            let Ok(message) = Message::read(bytes, &self.setup.consortium, &self.setup.round) else { continue };
+            let height = message.height();
+            if message.member() != Some(self.me) || height.0 >= self.heights {
+                continue;
+            }
+            let kind = match &message {
+                Message::Header(_) => Kind::Ballot,
+                Message::Holdings(_) => Kind::Holdings,
+                Message::Result(_) => Kind::Result,
+                Message::Proposed(_) | Message::Unfounded(_) => Kind::Proposal,
+                Message::Prevote(_) => Kind::Prevote,
+                Message::Precommit(_) => Kind::Precommit,
+                Message::Settled(_) | Message::Evidence(_) => continue,
+            };
+            if self.state_mut(height).store.has_seen(bytes) {
+                continue;
+            }
+            let known = !matches!(self.state_mut(height).store.add(message), super::Added::New);
+            self.state_mut(height).store.note_seen(bytes);
+            if known {
+                continue;
+            }
+            self.append(height, Record::Said(bytes.clone()));
+            if matches!(kind, Kind::Proposal | Kind::Prevote | Kind::Precommit) && !self.state_mut(height).silent {
+                self.state_mut(height).silent = true;
+                self.state_mut(height).agreement = None;
+                self.append(height, Record::Silent);
+            }
+            self.tell(Event::Adopted { height, kind });
+        }
+        if from != self.me {
+            self.recalled.insert(from);
+        }
+        Ok(())
+    }
+
+    /// Joins when a quorum has answered, this member included.
+    pub(super) fn try_join(&mut self) -> bool {
+        if self.recalled.len().saturating_add(1) < self.quorum().q() {
+            return false;
+        }
+        self.phase = Phase::Running;
+        self.flush();
+        self.out.push(Effect::Tell(Event::Joined));
+        true
+    }
+}
+
+impl HeightState {
+    /// Notes a ballot that is stored and valid; the first of a member is the one held.
+    pub(super) fn hold(&mut self, member: MemberIndex, body: fedprune_mask::Digest) {
+        self.valid.insert((member, body));
+        if let Some(entry) = self.held.get_mut(member.as_usize()) {
+            entry.get_or_insert(body);
+        }
+    }
+}

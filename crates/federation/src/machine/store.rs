@@ -1,0 +1,305 @@
+//! What a member knows of one height: every statement once, and proof of those made twice.
+//!
+//! The first statement of a slot stays; a second one that conflicts is kept as evidence. How much is kept is
+//! bounded for each member, whatever it sends.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fedprune_mask::Digest;
+
+use super::message::{Message, ShortId, short_id};
+use crate::ballot::BallotHeader;
+use crate::evidence::{Equivocation, Evidence};
+use crate::holdings::{Holdings, Reissue, reissue};
+use crate::ids::MemberIndex;
+use crate::proposed::{Proposed, Settled};
+use crate::result::MaskResult;
+use crate::signing::Kind;
+use crate::statement::{SignatureChecked, Statement};
+use crate::vote::{Precommit, Prevote, Proposal};
+
+/// Most views of one member of which votes of one kind are kept: the latest.
+pub const MAX_VIEWS_A_MEMBER: usize = 64;
+/// Most proposals of one member that are kept: the latest.
+pub const MAX_PROPOSALS_A_MEMBER: usize = 16;
+
+/// What came of putting a statement into the store.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Added {
+    /// It is new, and counts.
+    New,
+    /// It was known, or says less than what is known.
+    Known,
+    /// It conflicts with what is known, which stays.
+    Conflict(Box<Evidence>),
+}
+
+/// Everything of one height.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) headers: BTreeMap<MemberIndex, Vec<SignatureChecked<BallotHeader>>>,
+    pub(crate) holdings: BTreeMap<MemberIndex, SignatureChecked<Holdings>>,
+    /// By view and member.
+    pub(crate) proposals: BTreeMap<(u32, MemberIndex), Proposed>,
+    /// Proposals that do not stand up, as they arrived.
+    pub(crate) unfounded: BTreeMap<(u32, MemberIndex), (SignatureChecked<Proposal>, Vec<u8>)>,
+    pub(crate) prevotes: BTreeMap<(MemberIndex, u32), SignatureChecked<Prevote>>,
+    pub(crate) precommits: BTreeMap<(MemberIndex, u32), SignatureChecked<Precommit>>,
+    pub(crate) results: BTreeMap<MemberIndex, SignatureChecked<MaskResult>>,
+    pub(crate) settled: Option<Settled>,
+    pub(crate) evidence: BTreeMap<(Kind, MemberIndex), Evidence>,
+    /// Messages that were looked at, with what is no longer kept.
+    seen: BTreeSet<ShortId>,
+}
+
+/// Most short ids that are remembered of one height; beyond that, messages are looked at again.
+const MAX_SEEN: usize = 1 << 17;
+
+impl Store {
+    pub(crate) fn new() -> Self {
+        Self {
+            headers: BTreeMap::new(),
+            holdings: BTreeMap::new(),
+            proposals: BTreeMap::new(),
+            unfounded: BTreeMap::new(),
+            prevotes: BTreeMap::new(),
+            precommits: BTreeMap::new(),
+            results: BTreeMap::new(),
+            settled: None,
+            evidence: BTreeMap::new(),
+            seen: BTreeSet::new(),
+        }
+    }
+
+    /// Whether these very bytes were taken before.
+    pub(crate) fn has_seen(&self, bytes: &[u8]) -> bool {
+        self.seen.contains(&short_id(bytes))
+    }
+
+    pub(crate) fn note_seen(&mut self, bytes: &[u8]) {
+        if self.seen.len() < MAX_SEEN {
+            self.seen.insert(short_id(bytes));
+        }
+    }
+
+    pub(crate) fn add(&mut self, message: Message) -> Added {
+        match message {
+            Message::Header(header) => self.add_header(header),
+            Message::Holdings(statement) => self.add_holdings(statement),
+            Message::Proposed(proposed) => self.add_proposed(*proposed),
+            Message::Unfounded(unfounded) => {
+                let key = (unfounded.proposal.content().view, unfounded.proposal.member());
+                let of_member = self.unfounded.keys().filter(|(_, member)| *member == key.1).count();
+                if self.unfounded.contains_key(&key) || of_member >= MAX_PROPOSALS_A_MEMBER {
+                    return Added::Known;
+                }
+                self.unfounded.insert(key, (unfounded.proposal, unfounded.bytes));
+                Added::New
+            }
+            Message::Prevote(vote) => {
+                let key = (vote.member(), vote.content().view);
+                let added = add_vote(&mut self.prevotes, key, vote);
+                self.vote_evidence(added, Evidence::Prevote)
+            }
+            Message::Precommit(vote) => {
+                let key = (vote.member(), vote.content().view);
+                let added = add_vote(&mut self.precommits, key, vote);
+                self.vote_evidence(added, Evidence::Precommit)
+            }
+            Message::Result(result) => match self.results.get(&result.member()) {
+                None => {
+                    self.results.insert(result.member(), result);
+                    Added::New
+                }
+                Some(known) => {
+                    let pair = Equivocation::between(known, &result);
+                    self.vote_evidence(VoteAdded::of(pair), Evidence::Result)
+                }
+            },
+            Message::Settled(settled) => {
+                if self.settled.is_some() {
+                    return Added::Known;
+                }
+                self.settled = Some(*settled);
+                Added::New
+            }
+            Message::Evidence(evidence) => self.add_evidence(*evidence),
+        }
+    }
+
+    fn add_header(&mut self, header: SignatureChecked<BallotHeader>) -> Added {
+        let of_member = self.headers.entry(header.member()).or_default();
+        if of_member.iter().any(|known| known.content() == header.content()) {
+            return Added::Known;
+        }
+        match of_member.first().and_then(|first| Equivocation::between(first, &header)) {
+            None => {
+                of_member.push(header);
+                Added::New
+            }
+            Some(pair) => {
+                // the second header stays: if others hold that ballot, it may be the one that counts
+                if of_member.len() < 2 {
+                    of_member.push(header);
+                }
+                let evidence = Evidence::Ballot(pair);
+                self.evidence.entry((Kind::Ballot, evidence.slot().place.member)).or_insert_with(|| evidence.clone());
+                Added::Conflict(Box::new(evidence))
+            }
+        }
+    }
+
+    fn add_holdings(&mut self, statement: SignatureChecked<Holdings>) -> Added {
+        let Some(known) = self.holdings.get(&statement.member()) else {
+            self.holdings.insert(statement.member(), statement);
+            return Added::New;
+        };
+        match reissue(known, &statement) {
+            Reissue::Newer => {
+                self.holdings.insert(statement.member(), statement);
+                Added::New
+            }
+            Reissue::Older | Reissue::Unrelated => Added::Known,
+            Reissue::Conflict => {
+                let pair = Equivocation::between(known, &statement);
+                self.vote_evidence(VoteAdded::of(pair), Evidence::Holdings)
+            }
+        }
+    }
+
+    fn add_proposed(&mut self, proposed: Proposed) -> Added {
+        let proposal = proposed.proposal();
+        let key = (proposal.content().view, proposal.member());
+        if let Some(known) = self.proposals.get(&key) {
+            let pair = Equivocation::between(known.proposal(), proposal);
+            return self.vote_evidence(VoteAdded::of(pair), Evidence::Proposal);
+        }
+        // what was proposed first tells most about a liar, what was proposed last is being voted on
+        let of_member: Vec<_> = self.proposals.keys().filter(|(_, member)| *member == key.1).copied().collect();
+        if of_member.len() >= MAX_PROPOSALS_A_MEMBER
+            && let Some(middle) = of_member.get(MAX_PROPOSALS_A_MEMBER / 2)
+        {
+            self.proposals.remove(middle);
+        }
+        self.proposals.insert(key, proposed);
+        Added::New
+    }
+
+    pub(crate) fn add_evidence(&mut self, evidence: Evidence) -> Added {
+        let slot = evidence.slot();
+        let key = (slot.kind, slot.place.member);
+        if self.evidence.contains_key(&key) {
+            return Added::Known;
+        }
+        if let Evidence::Ballot(pair) = &evidence {
+            let of_member = self.headers.entry(slot.place.member).or_default();
+            for header in pair.statements() {
+                let known = of_member.iter().any(|known| known.content() == header.content());
+                if !known && of_member.len() < 2 {
+                    of_member.push(header.clone());
+                }
+            }
+        }
+        self.evidence.insert(key, evidence);
+        Added::New
+    }
+
+    fn vote_evidence<T>(&mut self, added: VoteAdded<T>, wrap: impl Fn(Equivocation<T>) -> Evidence) -> Added {
+        match added {
+            VoteAdded::New => Added::New,
+            VoteAdded::Known => Added::Known,
+            VoteAdded::Conflict(pair) => {
+                let evidence = wrap(*pair);
+                let slot = evidence.slot();
+                self.evidence.entry((slot.kind, slot.place.member)).or_insert_with(|| evidence.clone());
+                Added::Conflict(Box::new(evidence))
+            }
+        }
+    }
+
+    /// The header of this member for this body.
+    pub(crate) fn header_of(&self, member: MemberIndex, body: Digest) -> Option<&SignatureChecked<BallotHeader>> {
+        self.headers.get(&member)?.iter().find(|header| header.content().body == body)
+    }
+
+    /// What is behind a value, as far as proposals tell.
+    pub(crate) fn proposed(&self, value: Digest) -> Option<&Proposed> {
+        self.proposals.values().find(|proposed| proposed.proposal().content().value == value)
+    }
+
+    /// Every message that is kept, as it travels, what matters first: what was decided, then ballots and
+    /// holdings, then votes from `view` on.
+    pub(crate) fn messages(&self, view: u32) -> Vec<Vec<u8>> {
+        let mut messages: Vec<Vec<u8>> = self.settled.iter().map(Settled::encode).collect();
+        messages.extend(self.evidence.values().map(Evidence::encode));
+        messages.extend(self.headers.values().flatten().map(SignatureChecked::encode));
+        messages.extend(self.holdings.values().map(SignatureChecked::encode));
+        messages.extend(self.results.values().map(SignatureChecked::encode));
+        if self.settled.is_none() {
+            messages.extend(
+                self.prevotes.values().filter(|vote| vote.content().view >= view).map(SignatureChecked::encode),
+            );
+            messages.extend(
+                self.precommits.values().filter(|vote| vote.content().view >= view).map(SignatureChecked::encode),
+            );
+            messages.extend(self.unfounded.range((view, MemberIndex(0))..).map(|(_, (_, bytes))| bytes.clone()));
+        }
+        // all of them: a liar is named by what it proposed
+        messages.extend(self.proposals.values().map(Proposed::encode));
+        messages
+    }
+
+    /// Everything that one member signed, as it travels.
+    pub(crate) fn messages_of(&self, member: MemberIndex) -> Vec<Vec<u8>> {
+        let mut messages: Vec<Vec<u8>> = Vec::new();
+        messages.extend(self.headers.get(&member).into_iter().flatten().map(SignatureChecked::encode));
+        messages.extend(self.holdings.get(&member).map(SignatureChecked::encode));
+        messages.extend(self.results.get(&member).map(SignatureChecked::encode));
+        messages.extend(self.proposals.iter().filter(|((_, of), _)| *of == member).map(|(_, one)| one.encode()));
+        let views = (member, 0)..=(member, u32::MAX);
+        messages.extend(self.prevotes.range(views.clone()).map(|(_, vote)| vote.encode()));
+        messages.extend(self.precommits.range(views).map(|(_, vote)| vote.encode()));
+        messages
+    }
+
+    /// Members that voted or proposed.
+    pub(crate) fn voters(&self) -> BTreeSet<MemberIndex> {
+        let votes = self.prevotes.keys().chain(self.precommits.keys()).map(|(member, _)| *member);
+        votes.chain(self.proposals.keys().map(|(_, member)| *member)).collect()
+    }
+}
+
+enum VoteAdded<T> {
+    New,
+    Known,
+    Conflict(Box<Equivocation<T>>),
+}
+
+impl<T> VoteAdded<T> {
+    /// Of a statement whose slot is filled.
+    fn of(pair: Option<Equivocation<T>>) -> Self {
+        pair.map_or(Self::Known, |pair| Self::Conflict(Box::new(pair)))
+    }
+}
+
+fn add_vote<T: Statement>(
+    votes: &mut BTreeMap<(MemberIndex, u32), SignatureChecked<T>>,
+    key: (MemberIndex, u32),
+    vote: SignatureChecked<T>,
+) -> VoteAdded<T> {
+    if let Some(known) = votes.get(&key) {
+        return VoteAdded::of(Equivocation::between(known, &vote));
+    }
+    let of_member = (key.0, 0)..=(key.0, u32::MAX);
+    if votes.range(of_member.clone()).count() >= MAX_VIEWS_A_MEMBER
+        && let Some((oldest, _)) = votes.range(of_member).next()
+    {
+        let oldest = *oldest;
+        if oldest.1 > key.1 {
+            return VoteAdded::Known;
+        }
+        votes.remove(&oldest);
+    }
+    votes.insert(key, vote);
+    VoteAdded::New
+}
