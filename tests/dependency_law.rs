@@ -12,7 +12,10 @@ const OURS: &[(&str, &[&str])] = &[
     ("fedprune-model", &["fedprune-checkpoint", "fedprune-mask"]),
     ("fedprune-prune", &["fedprune-checkpoint", "fedprune-mask", "fedprune-model"]),
     ("fedprune-federation", &["fedprune-mask"]),
-    ("fedprune-cli", &["fedprune-checkpoint", "fedprune-mask", "fedprune-model", "fedprune-prune"]),
+    (
+        "fedprune-cli",
+        &["fedprune-checkpoint", "fedprune-federation", "fedprune-mask", "fedprune-model", "fedprune-prune"],
+    ),
 ];
 
 /// Crates that only some of ours may name, directly or through others of ours below them.

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Arguments, Command, EvalCommand, MaskCommand, ModelCommand};
+use args::{Arguments, Command, ConsortiumCommand, EvalCommand, KeyCommand, MaskCommand, ModelCommand, RoundCommand};
 use output::Report;
 use progress::Meter;
 
@@ -55,6 +55,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         Command::Eval(EvalCommand::Perplexity(perplexity)) => {
             Box::new(commands::eval_perplexity::run(perplexity, &meter)?)
         }
+        Command::Key(KeyCommand::New(new)) => Box::new(commands::key::new(new)?),
+        Command::Key(KeyCommand::Show(show)) => Box::new(commands::key::show(show)?),
+        Command::Consortium(ConsortiumCommand::New(new)) => Box::new(commands::consortium::new(new)?),
+        Command::Consortium(ConsortiumCommand::Add(add)) => Box::new(commands::consortium::add(add)?),
+        Command::Consortium(ConsortiumCommand::Sign(sign)) => Box::new(commands::consortium::sign(sign)?),
+        Command::Consortium(ConsortiumCommand::Show(show)) => Box::new(commands::consortium::show(show)?),
+        Command::Round(RoundCommand::New(new)) => Box::new(commands::round::new(new, &meter)?),
+        Command::Round(RoundCommand::Show(show)) => Box::new(commands::round::show(show, &meter)?),
+        Command::Round(RoundCommand::Approve(approve)) => Box::new(commands::round::approve(approve, &meter)?),
         Command::Demo(demo) => Box::new(commands::demo::run(demo, &meter)?),
     })
 }

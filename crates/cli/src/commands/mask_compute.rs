@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use fedprune_checkpoint::Checkpoint;
 use fedprune_mask::ballot::{Ballot, Encodings, VoteHeader, encode_ballot};
 use fedprune_mask::{Digest, Group, Sparsity};
-use fedprune_model::{Sampling, Tokenizer, WindowRequest, calibration_windows};
+use fedprune_model::{Bos, Sampling, Tokenizer, WindowRequest, calibration_windows};
 use fedprune_prune::{Journal, LocalPass, Recipe, local_pass};
 use serde::Serialize;
 
@@ -53,7 +53,7 @@ pub struct ComputeReport {
 }
 
 /// Fewer calibration tokens than this reveal much of what they say, and measure little.
-const FEW_CALIBRATION_TOKENS: u64 = 2048;
+pub(super) const FEW_CALIBRATION_TOKENS: u64 = 2048;
 
 crate::report!(ComputeReport);
 
@@ -84,7 +84,14 @@ pub fn run(options: &ComputeOptions, meter: &Meter) -> anyhow::Result<ComputeRep
             SamplingMethod::Sequential => Sampling::Sequential,
         };
         let request =
-            WindowRequest { samples: options.nsamples, sequence_tokens, sampling, field: options.field.clone() };
+            WindowRequest {
+                samples: options.nsamples,
+                minimum_samples: options.nsamples,
+                bos: Bos::EachText,
+                sequence_tokens,
+                sampling,
+                field: options.field.clone(),
+            };
         let tokenizer = Tokenizer::open(checkpoint.dir())?;
         Some(calibration_windows(checkpoint.config(), &tokenizer, &options.data, &request)?)
     } else {
@@ -176,7 +183,10 @@ fn few_tokens(uses_text: bool, tokens: u64) -> Option<String> {
 }
 
 /// Reconciles `--local-group` and `--sparsity`, either of which may be an n:m pattern.
-fn group_and_sparsity(group: Option<Group>, sparsity: Option<SparsityOrPattern>) -> anyhow::Result<(Group, Sparsity)> {
+pub(super) fn group_and_sparsity(
+    group: Option<Group>,
+    sparsity: Option<SparsityOrPattern>,
+) -> anyhow::Result<(Group, Sparsity)> {
     let group = match (group, sparsity) {
         (Some(group), Some(SparsityOrPattern::Pattern(pattern))) if group != pattern => {
             bail!(

@@ -1,15 +1,20 @@
 //! One file a command; each `run` takes what was typed and returns a report.
 
 pub mod apply;
+pub mod consortium;
 pub mod demo;
 pub mod eval_perplexity;
+pub mod key;
 pub mod mask_compute;
 pub mod mask_show;
 pub mod model_inspect;
+pub mod round;
 pub mod tally;
 
+mod home;
 mod mask_file;
 mod model_card;
+mod peer_id;
 
 use anyhow::Context;
 use fedprune_checkpoint::{Checkpoint, ModelConfig};

@@ -1,4 +1,8 @@
 //! What can be typed. No file is opened and nothing is computed here.
+//!
+//! [`federation`] has what is typed about keys, consortiums and rounds.
+
+pub mod federation;
 
 use std::path::PathBuf;
 
@@ -6,6 +10,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fedprune_mask::score::Pruner;
 use fedprune_mask::{Group, Sparsity};
 use fedprune_model::{ComputeDType, DeviceName};
+
+pub use federation::{
+    BosChoice, ConsortiumAddOptions, ConsortiumCommand, ConsortiumNewOptions, ConsortiumShowOptions,
+    ConsortiumSignOptions, KeyCommand, KeyNewOptions, KeyShowOptions, RoundApproveOptions, RoundCommand,
+    RoundNewOptions, RoundShowOptions, ScalingChoice, StrategyChoice, TallyChoice,
+};
 
 /// Prune one large language model together, without sharing text.
 #[derive(Debug, Parser)]
@@ -56,6 +66,15 @@ pub enum Command {
     /// Measure a model.
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// Make and look at the keys of members.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Write down who takes part, and sign it.
+    #[command(subcommand)]
+    Consortium(ConsortiumCommand),
+    /// Write down what is pruned and how, and approve it.
+    #[command(subcommand)]
+    Round(RoundCommand),
     /// Prune the bundled model with four bundled texts and measure what it costs.
     Demo(DemoOptions),
 }

@@ -1,0 +1,110 @@
+//! `fedprune key`: the keys by which members sign and their nodes are known.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use fedprune_federation::{SigningKey, VerifyingKey};
+use serde::Serialize;
+
+use super::home::{exposed, key_path, read_key, wipe};
+use super::peer_id::peer_id;
+use crate::args::{KeyNewOptions, KeyShowOptions};
+use crate::files::{check_new, create_secret, program, shell};
+use crate::output::{facts, tame};
+
+/// The answer of `fedprune key`.
+#[derive(Debug, Serialize)]
+pub struct KeyReport {
+    #[serde(serialize_with = "crate::output::lossy::path")]
+    file: PathBuf,
+    /// Whether the file holds the private key too.
+    private: bool,
+    public_key: VerifyingKey,
+    /// What libp2p calls it: `/ip4/…/tcp/4001/p2p/<peer id>`.
+    peer_id: String,
+    warnings: Vec<String>,
+    #[serde(skip)]
+    made: bool,
+}
+
+crate::report!(KeyReport);
+
+/// Makes a key from the system's randomness and writes it, readable by its owner alone.
+///
+/// # Errors
+/// When the file exists already, or cannot be written.
+pub fn new(options: &KeyNewOptions) -> anyhow::Result<KeyReport> {
+    let file = file(options.out.as_ref(), options.home.as_deref())?;
+    if file.symlink_metadata().is_ok() {
+        bail!(
+            "`{0}` exists and is not overwritten: a key that is lost cannot be made again; \
+             show it: {1} key show {2}, or move it away first",
+            file.display(),
+            program(),
+            shell(&file)
+        );
+    }
+    if let Some(home) = &options.home {
+        make_home(home)?;
+    }
+    check_new(&file)?;
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).context("the system gave no random bytes, without which no key is made")?;
+    let key = SigningKey::from_seed(&seed);
+    wipe(&mut seed);
+    let key = key?;
+    create_secret(&file, key.to_pkcs8_pem()?.as_bytes())?;
+    Ok(report(file, key.verifying_key(), true, true))
+}
+
+/// Reads a key.
+///
+/// # Errors
+/// When the file holds no key, or one not to rely on.
+pub fn show(options: &KeyShowOptions) -> anyhow::Result<KeyReport> {
+    let file = file(options.file.as_ref(), options.home.as_deref())?;
+    let (key, private) = read_key(&file)?;
+    Ok(report(file, key, private, false))
+}
+
+/// The file named, or the key in the home folder; the parser admits one of the two.
+fn file(file: Option<&PathBuf>, home: Option<&Path>) -> anyhow::Result<PathBuf> {
+    match (file, home) {
+        (Some(file), _) => Ok(file.clone()),
+        (None, Some(home)) => Ok(key_path(home)),
+        (None, None) => bail!("give a file, or --home HOME"),
+    }
+}
+
+/// A folder for one member; others have no business in it.
+fn make_home(home: &Path) -> anyhow::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(home).with_context(|| format!("cannot make the folder `{}`", home.display()))
+}
+
+fn report(file: PathBuf, public_key: VerifyingKey, private: bool, made: bool) -> KeyReport {
+    let warnings = if private { exposed(&file).into_iter().collect() } else { Vec::new() };
+    KeyReport { private, public_key, peer_id: peer_id(&public_key), warnings, made, file }
+}
+
+impl KeyReport {
+    fn text(&self) -> String {
+        let file = self.file.display();
+        let kind = match (self.private, self.made) {
+            (true, true) => format!("{file} (private: keep a copy in a safe place, and give it to nobody)"),
+            (true, false) => format!("{file} (private)"),
+            (false, _) => format!("{file} (public)"),
+        };
+        let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {}", tame(warning))).collect();
+        format!(
+            "{}{warnings}\nnext, whoever writes the consortium's document: \
+             {} consortium add consortium.toml --name NAME --key {} --address /dns4/HOST/tcp/4001",
+            facts(&[("key", kind), ("public key", self.public_key.to_string()), ("peer id", self.peer_id.clone()),]),
+            program(),
+            self.public_key,
+        )
+    }
+}

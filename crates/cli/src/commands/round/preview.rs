@@ -1,0 +1,184 @@
+//! What will leave a silo that takes part in a round, and what that tells about its text.
+
+use fedprune_federation::Ratified;
+use fedprune_federation::round::{Ballots, DataFree, Round, Strategy, TallyBy};
+use fedprune_mask::{Layout, Tap};
+use serde::Serialize;
+
+use crate::output::{bytes, count, tame};
+
+/// Magic, header and digests of a ballot file, and what a bitmap has beside its bits, generously.
+const BALLOT_HEADER_BYTES: u64 = 256;
+const BITMAP_HEADER_BYTES: u64 = 16;
+
+/// What a member agrees to.
+#[derive(Debug, Serialize)]
+pub(super) struct Preview {
+    /// Each kind of message that leaves.
+    sends: Vec<Message>,
+    /// How large the ballots are, all heights together; known with the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ballot_bytes: Option<BallotBytes>,
+    /// What these tell about the silo's text.
+    reveals: Vec<String>,
+    /// Fewer tokens of text, and this silo does not contribute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    minimum_calibration_tokens: Option<u64>,
+    /// Who gets it, and where it stays.
+    stays: Vec<String>,
+}
+
+/// One kind of message.
+#[derive(Debug, Serialize)]
+struct Message {
+    what: &'static str,
+    says: String,
+}
+
+/// Sizes of a silo's ballots, all heights together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct BallotBytes {
+    /// As they mostly come out.
+    pub about: u64,
+    /// If nothing could be compressed.
+    pub at_most: u64,
+    /// One bit for each prunable weight, which members may send in place of norms.
+    pub bitmaps: u64,
+}
+
+impl BallotBytes {
+    /// For a layout: a norm has 15 bits before compression, and about 8.5 after.
+    pub fn of(round: &Round, layout: &Layout, heights: u32) -> Self {
+        let terms = round.terms();
+        let channels: u64 = layout
+            .taps()
+            .iter()
+            .filter_map(|range| layout.matrices().get(range.start))
+            .map(|tap| u64::from(tap.columns))
+            .sum();
+        let taps = layout.taps().len() as u64;
+        let headers = BALLOT_HEADER_BYTES * u64::from(heights) + taps;
+        let bitmaps = headers + layout.packed_bytes() + BITMAP_HEADER_BYTES * layout.matrices().len() as u64;
+        let (about, at_most) = match (terms.ballots, terms.pruner.scorer().uses_norms()) {
+            (Ballots::MaskOnly, _) => (bitmaps, bitmaps),
+            (Ballots::Auto, true) => (channels * 17 / 16, headers + 2 * channels),
+            (Ballots::Auto, false) => (headers, headers),
+        };
+        Self { about: about.min(at_most), at_most, bitmaps }
+    }
+}
+
+impl Preview {
+    pub fn of(round: &Round, consortium: &Ratified, model: Option<(&Layout, u32)>) -> Self {
+        let terms = round.terms();
+        let ballot_bytes = model.map(|(layout, heights)| BallotBytes::of(round, layout, heights));
+        Self {
+            sends: sends(round, ballot_bytes),
+            ballot_bytes,
+            reveals: reveals(round),
+            minimum_calibration_tokens: terms.calibration.map(|calibration| calibration.minimum_calibration_tokens),
+            stays: stays(consortium),
+        }
+    }
+
+    /// Lines for people.
+    pub fn text(&self) -> String {
+        let mut text = "what will leave this silo\n".to_owned();
+        let width = self.sends.iter().map(|message| message.what.chars().count()).max().unwrap_or(0);
+        for message in &self.sends {
+            text.push_str(&format!("  {:<width$}  {}\n", message.what, tame(&message.says)));
+        }
+        text.push_str("what it tells about its text\n");
+        for line in &self.reveals {
+            text.push_str(&format!("  {line}\n"));
+        }
+        if let Some(minimum) = self.minimum_calibration_tokens {
+            text.push_str(&format!(
+                "  With fewer than {} tokens of text this silo does not contribute.\n",
+                count(minimum)
+            ));
+        }
+        text.push_str("who gets it\n");
+        for line in &self.stays {
+            text.push_str(&format!("  {}\n", tame(line)));
+        }
+        text
+    }
+}
+
+fn sends(round: &Round, ballot_bytes: Option<BallotBytes>) -> Vec<Message> {
+    let terms = round.terms();
+    let uses_norms = terms.pruner.scorer().uses_norms();
+    let holds = match (terms.ballots, uses_norms) {
+        (_, false) => "the magnitude mask, a function of the model alone",
+        (Ballots::MaskOnly, true) => "this silo's pruning mask, one bit a weight",
+        (Ballots::Auto, true) => {
+            "the norm of each input channel over this silo's text (or its mask, where that is smaller)"
+        }
+    };
+    let times = match terms.strategy {
+        Strategy::OneShot => "one ballot",
+        Strategy::Iterative => "one ballot a decoder block",
+    };
+    let size = match ballot_bytes {
+        Some(BallotBytes { about, at_most, .. }) if about == at_most => format!("about {}", bytes(about)),
+        Some(BallotBytes { about, at_most, .. }) => format!("about {}, at most {}", bytes(about), bytes(at_most)),
+        None => "of a size that --model DIR would tell".to_owned(),
+    };
+    let proposals = match terms.tally {
+        TallyBy::EveryPeer => "which ballots count, when it is this member's turn",
+        TallyBy::Elected => "which ballots count and the mask root, when it is this member's turn",
+    };
+    vec![
+        Message { what: "ballot", says: format!("{times}: {holds}; {size} in all") },
+        Message {
+            what: "signed ballot header",
+            says: "digest and size of the ballot, and the time by this machine's clock".to_owned(),
+        },
+        Message { what: "signed holdings", says: "which members' ballots this node has checked and stored".to_owned() },
+        Message { what: "signed proposals", says: proposals.to_owned() },
+        Message { what: "signed votes", says: "for and against proposals".to_owned() },
+        Message { what: "signed result", says: "the root of the global mask that this member derived".to_owned() },
+        Message {
+            what: "by being connected",
+            says: "this node's addresses, peer id and program version, and when it is up".to_owned(),
+        },
+        Message { what: "never", says: "text, tokens, activations of single texts, keys, or the model".to_owned() },
+    ]
+}
+
+fn reveals(round: &Round) -> Vec<String> {
+    let terms = round.terms();
+    if !terms.pruner.scorer().uses_norms() {
+        return vec![format!("Nothing: pruner {} looks at no text.", terms.pruner)];
+    }
+    let mut lines = vec![
+        "A mask is not text, and it is not nothing. Whoever has this ballot and the model knows the average strength of"
+            .to_owned(),
+        "every input channel on this silo's text: almost exactly from a mask, to one part in 128 from norms.".to_owned(),
+    ];
+    if terms.data_free.contains(&DataFree { block: 0, tap: Tap::AttentionInput }) {
+        lines.push(
+            "block0.qkv, which would tell most about single words, is pruned without data: its votes tell nothing."
+                .to_owned(),
+        );
+    } else {
+        lines.extend([
+            "Those of block 0's q, k and v add up word by word, so that words can be told from them: of a text of 64"
+                .to_owned(),
+            "tokens all 54 different ones were among the 60 best guesses, of 512 tokens 70 among the best 100. Long texts"
+                .to_owned(),
+            "hide single words better; `data_free = [\"block0.qkv\"]` in the round withholds these votes.".to_owned(),
+        ]);
+    }
+    lines
+}
+
+fn stays(consortium: &Ratified) -> Vec<String> {
+    let (name, members) = (consortium.consortium().name(), consortium.members().len());
+    vec![
+        format!("All {members} members of `{name}` get every ballot and every signed message, whole."),
+        "Each keeps them in the transcript of the round, and so does everybody to whom a member hands it.".to_owned(),
+        "What was sent cannot be taken back; the pruned model tells no more than the global mask does.".to_owned(),
+    ]
+}
