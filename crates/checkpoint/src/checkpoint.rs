@@ -47,6 +47,21 @@ pub struct TensorView<'a> {
     pub file: &'a Path,
 }
 
+/// A tensor as it is stored, in whatever format.
+#[derive(Debug, Clone)]
+pub struct StoredTensor<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Storage format, as safetensors names it.
+    pub dtype: String,
+    /// Its dimensions.
+    pub shape: &'a [usize],
+    /// As they lie in the mapped file.
+    pub bytes: &'a [u8],
+    /// Layout index of a prunable matrix.
+    pub matrix: Option<usize>,
+}
+
 /// One mapped weight file.
 #[derive(Debug)]
 pub(crate) struct Shard {
@@ -246,6 +261,17 @@ impl Checkpoint {
             shape: &tensor.shape,
             bytes: &shard.bytes()[tensor.range.clone()],
             file: &shard.path,
+        })
+    }
+
+    /// Every stored tensor, sorted by name, those that the model does not compute with included.
+    pub fn stored(&self) -> impl Iterator<Item = StoredTensor<'_>> {
+        self.tensors.iter().map(|tensor| StoredTensor {
+            name: &tensor.name,
+            dtype: tensor.dtype.to_string(),
+            shape: &tensor.shape,
+            bytes: &self.shards[tensor.shard].bytes()[tensor.range.clone()],
+            matrix: tensor.matrix,
         })
     }
 

@@ -39,7 +39,7 @@ mod identity;
 mod shards;
 mod staging;
 
-pub use checkpoint::{Checkpoint, TensorView};
+pub use checkpoint::{Checkpoint, StoredTensor, TensorView};
 pub use config::{AttentionBias, ModelConfig, ModelType};
 pub use error::{BoxError, CheckpointError};
 pub use identity::MAX_TOKENIZER_BYTES;

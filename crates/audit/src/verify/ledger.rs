@@ -1,0 +1,71 @@
+//! Checks, findings and notes as they are made.
+
+use fedprune_federation::{Height, Ratified, Round};
+use fedprune_mask::Digest;
+
+use super::Options;
+use crate::report::{Area, Check, Fault, Finding, HeightReport, Outcome, Report};
+
+/// Collects what an audit finds.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    checks: Vec<Check>,
+    findings: Vec<Finding>,
+    notes: Vec<String>,
+    pub heights: Vec<HeightReport>,
+    pub mask_root: Option<Digest>,
+}
+
+/// Something differs, and nobody's signature proves who is to blame.
+pub(super) fn failed(why: String) -> Outcome {
+    Outcome::Failed { member: None, why }
+}
+
+/// Something differs, and a member's signature proves that it is to blame.
+pub(super) fn blamed(member: String, why: String) -> Outcome {
+    Outcome::Failed { member: Some(member), why }
+}
+
+impl Ledger {
+    /// Notes a comparison.
+    pub fn add(
+        &mut self,
+        area: Area,
+        height: Option<Height>,
+        subject: String,
+        compared: impl Into<String>,
+        outcome: Outcome,
+    ) {
+        self.checks.push(Check { area, height, subject, compared: compared.into(), outcome });
+    }
+
+    /// Notes a proven fault, once.
+    pub fn find(&mut self, member: String, fault: Fault, height: Height, what: String) {
+        let finding = Finding { member, fault, height, what };
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
+    }
+
+    /// Notes what says nothing against anybody.
+    pub fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
+    /// The report.
+    pub fn into_report(self, options: &Options<'_>, founded: Option<(&Ratified, &Round)>) -> Report {
+        let ids_given = options.consortium.is_some() && options.round.is_some();
+        Report {
+            verdict: Report::judge(&self.checks, ids_given),
+            consortium_name: founded.map(|(consortium, _)| consortium.consortium().name().to_owned()),
+            consortium: founded.map(|(consortium, _)| consortium.id()),
+            round: founded.map(|(_, round)| round.id()),
+            ids_given,
+            mask_root: self.mask_root,
+            heights: self.heights,
+            checks: self.checks,
+            findings: self.findings,
+            notes: self.notes,
+        }
+    }
+}
