@@ -1,1 +1,260 @@
-//! Local testnets: manifests, and the runner that starts real node processes.
+//! Local testnets: a manifest says who takes part, what goes wrong and what must come of it; the runner starts one real
+//! node process a silo on this machine and passes only if that is what came of it.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`manifest`] | what a testnet is, read and checked |
+//! | `prepare` | keys, consortium, round and approvals, by the program's own commands |
+//! | `ports` | free ports |
+//! | `supervise` | what happens to nodes and when, without processes or a clock |
+//! | `network` | the processes, as the supervisor says |
+//! | `process` | processes that never outlive their owner |
+//! | `events` | what nodes say |
+//! | `judge` | whether everything came as expected |
+//! | [`report`] | what came of it |
+//!
+//! Everything is done through the program's commands and files, as users do it: nothing here links the node, so that
+//! what passes here passes for them.
+
+#![cfg(unix)]
+
+mod error;
+mod events;
+mod files;
+mod judge;
+pub mod manifest;
+mod network;
+mod ports;
+mod prepare;
+mod process;
+mod program;
+pub mod report;
+mod supervise;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use error::TestnetError;
+pub use manifest::{Manifest, Outcome};
+pub use report::{Check, LogEnd, Report, SiloReport};
+pub use supervise::Phase;
+
+use files::Folder;
+use judge::{Judge, Judgement};
+use prepare::{Prepared, Sources};
+use program::Program;
+use supervise::{Failure, Record, Supervisor};
+
+/// How a default folder is called, before its number.
+const FOLDER_PREFIX: &str = "fedprune-testnet-";
+
+/// The bundled model and texts, once they are written somewhere.
+#[derive(Debug, Clone, Default)]
+pub struct Bundled {
+    /// Folder of the model.
+    pub model: PathBuf,
+    /// Texts by name.
+    pub texts: BTreeMap<String, PathBuf>,
+}
+
+/// Writes the bundled model and texts into a folder.
+pub type Bundle<'a> = &'a dyn Fn(&Path) -> Result<Bundled, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Is told how far a testnet is.
+pub type Observer<'a> = &'a mut dyn FnMut(Progress<'_>);
+
+/// How far a testnet is.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// The folder for everything has been made.
+    Folder(&'a Path),
+    /// What is done next.
+    Step(&'a str),
+    /// What nodes do has changed.
+    Nodes {
+        /// Since the first started.
+        elapsed: Duration,
+        /// Each silo, by name.
+        nodes: &'a [(&'a str, &'a Phase)],
+    },
+}
+
+/// What to run, and how.
+pub struct Options<'a> {
+    /// The manifest.
+    pub manifest: &'a Path,
+    /// Where its paths start, if not at its own folder.
+    pub base: Option<&'a Path>,
+    /// The folder for everything, which must not exist; otherwise the first free `fedprune-testnet-N`.
+    pub folder: Option<&'a Path>,
+    /// The `fedprune` program.
+    pub program: &'a Path,
+    /// The bundled model and texts.
+    pub bundle: Bundle<'a>,
+    /// Whether someone has asked to stop; asked many times a second.
+    pub stop: &'a dyn Fn() -> bool,
+}
+
+/// Runs a testnet to its end. No process that it started is left when it returns, whatever it returns. The thread that
+/// calls this must live until then: on Linux, the nodes die with it.
+///
+/// # Errors
+/// When there is no such testnet, or it could not be set up. One that ran and did not end as expected is a report.
+pub fn run(options: &Options<'_>, observe: Observer<'_>) -> Result<Report, TestnetError> {
+    let text = files::read_manifest(options.manifest)?;
+    let mut manifest = Manifest::parse(&text)
+        .map_err(|source| TestnetError::Manifest { path: options.manifest.to_owned(), source })?;
+    let own = options.manifest.parent().unwrap_or(Path::new("")).to_owned();
+    let base = options.base.unwrap_or(&own);
+    let folder = Folder { root: files::new_folder(options.folder, FOLDER_PREFIX)? };
+    observe(Progress::Folder(&folder.root));
+    folder.furnish()?;
+    prepare::keep_manifest(&folder, &text)?;
+    let program = Program { path: options.program, log: folder.commands_log(), stop: options.stop };
+
+    let sources = prepare::sources(&manifest, base, &folder.root, options.bundle)?;
+    let spread = u64::from(std::process::id()).wrapping_mul(manifest::MAX_SILOS as u64);
+    let reserved =
+        ports::reserve(manifest.silos.len(), spread).map_err(error::at("reserve ports of", Path::new("127.0.0.1")))?;
+    let prepared = prepare::prepare(&mut manifest, &sources.model, &folder, &reserved, &program, observe)?;
+    let ports: Vec<u16> = reserved.iter().map(ports::Reserved::port).collect();
+    drop(reserved);
+
+    observe(Progress::Step("nodes"));
+    let ended = run_nodes(&manifest, &sources, &prepared, &folder, &ports, &program, observe)?;
+    let judge = Judge {
+        silos: &manifest.silos,
+        records: &ended.records,
+        expect: &manifest.expect,
+        prepared: &prepared,
+        model: &sources.model,
+        folder: &folder,
+    };
+    let (judgement, ballots) = match &ended.failure {
+        Some(failure) => (failed(&manifest, failure), Vec::new()),
+        None => {
+            let mut judgement = judge.compare();
+            observe(Progress::Step("audit and tally by hand"));
+            judge.audit(&program, &mut judgement)?;
+            let ballots = judge.tally_by_hand(&program, &mut judgement)?;
+            (judgement, ballots)
+        }
+    };
+    let look_further = look_further(&judge, &program, &ballots);
+    Ok(report(&manifest, &prepared, &folder, &ended, judgement, look_further))
+}
+
+fn run_nodes(
+    manifest: &Manifest,
+    sources: &Sources,
+    prepared: &Prepared,
+    folder: &Folder,
+    ports: &[u16],
+    program: &Program<'_>,
+    observe: Observer<'_>,
+) -> Result<network::Ended, TestnetError> {
+    let logs: Vec<network::Logs> = manifest.silos.iter().map(|silo| folder.logs(&silo.name)).collect();
+    // a node that has finished helps the others, until all have and it is told to stop
+    let linger_seconds = manifest.expect.within.as_secs();
+    let launch = |number: usize, fail_at: Option<&str>| {
+        let mut arguments = Vec::new();
+        if let (Some(silo), Some(port)) = (manifest.silos.get(number), ports.get(number)) {
+            arguments = prepare::node_arguments(silo, number, sources, folder, *port, &prepared.round, linger_seconds);
+        }
+        if let Some(point) = fail_at {
+            arguments.extend(prepare::words(&[&"--fail-at", &point]));
+        }
+        program.command(arguments)
+    };
+    let supervisor = Supervisor::new(&manifest.silos, manifest.expect.within);
+    network::run(supervisor, &logs, &launch, program.stop, observe)
+}
+
+/// What a network that failed while it ran comes to.
+fn failed(manifest: &Manifest, failure: &Failure) -> Judgement {
+    let what = format!("every node that should finish does, within {} s", manifest.expect.within.as_secs());
+    Judgement {
+        checks: vec![Check { what, problem: Some(failure.reason.clone()) }],
+        silo: failure.silo,
+        mask_root: None,
+        audits: vec![None; manifest.silos.len()],
+    }
+}
+
+fn look_further(judge: &Judge<'_>, program: &Program<'_>, ballots: &[PathBuf]) -> Vec<String> {
+    let typed = |arguments: Vec<std::ffi::OsString>| {
+        let mut command = std::process::Command::new(program.path);
+        command.args(arguments);
+        program::in_words(&command)
+    };
+    let mut commands = Vec::new();
+    let transcripts = judge.records.iter().filter_map(|record| {
+        let finished = record.finished.as_ref()?;
+        Some((finished.transcript.as_deref()?, finished))
+    });
+    if let Some((transcript, finished)) = transcripts.into_iter().next() {
+        commands.push(typed(prepare::words(&[&"audit", &"show", &transcript])));
+        commands.push(typed(judge.audit_arguments(transcript, finished)));
+    }
+    if !ballots.is_empty() {
+        let mut show = prepare::words(&[&"mask", &"show"]);
+        show.extend(ballots.iter().map(|path| path.clone().into_os_string()));
+        show.extend(prepare::words(&[&"--model", &judge.model]));
+        commands.push(typed(show));
+    }
+    commands.push(format!("less {}", program::quoted(&judge.folder.commands_log().to_string_lossy())));
+    commands
+}
+
+fn report(
+    manifest: &Manifest,
+    prepared: &Prepared,
+    folder: &Folder,
+    ended: &network::Ended,
+    judgement: Judgement,
+    look_further: Vec<String>,
+) -> Report {
+    let silos = manifest.silos.iter().zip(&ended.records).zip(&ended.phases).zip(judgement.audits);
+    let silos = silos.map(|(((silo, record), phase), audit)| silo_report(&silo.name, record, phase, audit)).collect();
+    let reason = judgement.checks.iter().find_map(|check| Some((&check.what, check.problem.as_ref()?)));
+    let log = judgement.silo.filter(|_| reason.is_some()).and_then(|silo| {
+        let path = folder.logs(&manifest.silos.get(silo)?.name).errors;
+        Some(LogEnd { lines: files::last_lines(&files::read_from(&path, 0)), path })
+    });
+    Report {
+        name: manifest.name.clone(),
+        passed: reason.is_none(),
+        reason: reason.map(|(what, problem)| format!("{problem} (expected: {what})")),
+        log,
+        folder: folder.root.clone(),
+        consortium: prepared.consortium.id().0,
+        round: prepared.round.id().0,
+        mask_root: judgement.mask_root,
+        seconds: ended.took.as_secs_f64(),
+        silos,
+        checks: judgement.checks,
+        look_further,
+    }
+}
+
+fn silo_report(name: &str, record: &Record, phase: &Phase, audit: Option<String>) -> SiloReport {
+    let finished = record.finished.as_ref();
+    // ballots of an iterative round, one a height, are added up
+    let ballots = || (!record.ballots.is_empty()).then(|| record.ballots.values());
+    SiloReport {
+        name: name.to_owned(),
+        phase: phase.clone(),
+        outcome: finished.map(|finished| finished.outcome),
+        ballot_bytes: ballots().map(|ballots| ballots.fold(0, |sum: u64, ballot| sum.saturating_add(ballot.bytes))),
+        ballot_seconds: ballots().map(|ballots| ballots.map(|ballot| ballot.seconds).sum()),
+        seconds: finished.map(|finished| finished.at.as_secs_f64()),
+        sent_bytes: finished.map(|finished| finished.sent_bytes),
+        received_bytes: finished.map(|finished| finished.received_bytes),
+        kills: record.kills,
+        mask_root: finished.and_then(|finished| finished.mask_root),
+        audit,
+        transcript: finished.and_then(|finished| finished.transcript.clone()),
+        pruned: finished.and_then(|finished| finished.pruned.clone()),
+    }
+}

@@ -1,0 +1,171 @@
+use super::*;
+
+const SILO_A: &str = "[[silo]]\nname = \"a\"\ndata = [\"bundled:emma\", \"texts/a.txt\"]\n";
+const SILO_B: &str = "[[silo]]\nname = \"b\"\ndata = [\"b\"]\n";
+
+/// A manifest of two silos, with more at the end.
+fn with(more: &str) -> Result<Manifest, ManifestError> {
+    let expect = if more.contains("[expect]") { "" } else { "[expect]\n" };
+    Manifest::parse(&format!("name = \"t\"\nmodel = \"bundled\"\n{SILO_B}{SILO_A}{more}\n{expect}"))
+}
+
+fn refused(more: &str) -> String {
+    with(more).expect_err(more).to_string()
+}
+
+#[test]
+fn says_who_and_what() {
+    let manifest =
+        with("[round]\nsparsity = \"0.5\"\nnsamples = 8\nweight = [\"a=2\", \"b=3\"]\nmask_only = true\n").unwrap();
+    let names: Vec<&str> = manifest.silos.iter().map(|silo| silo.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"], "by name, whatever their order in the document");
+    assert_eq!(
+        manifest.silos[0].data,
+        [Source::Bundled("emma".to_owned()), Source::Path(PathBuf::from("texts/a.txt"))]
+    );
+    assert_eq!(manifest.round["nsamples"], RoundOption::Number(8));
+    assert_eq!(manifest.round["mask_only"], RoundOption::Switch(true));
+    assert_eq!(manifest.round["weight"], RoundOption::List(vec!["a=2".to_owned(), "b=3".to_owned()]));
+    assert_eq!(manifest.expect.within, Duration::from_secs(DEFAULT_SECONDS));
+    assert_eq!(manifest.expect.outcome, Outcome::Agreed);
+    assert!(manifest.silos.iter().all(Silo::must_finish));
+}
+
+#[test]
+fn says_what_is_expected() {
+    let root = "ab".repeat(32);
+    let expect = format!(
+        "[expect]\ncontributors = [\"a\"]\nmask_root = \"{root}\"\nwithin_seconds = 5\nevidence_against = []\n"
+    );
+    let expect = with(&expect).unwrap().expect;
+    assert_eq!(expect.contributors, Some(Contributors::Names(BTreeSet::from(["a".to_owned()]))));
+    assert_eq!(expect.mask_root, Some(root.parse().unwrap()));
+    assert_eq!((expect.evidence_against, expect.fault_named), (Some(BTreeSet::new()), None));
+    assert_eq!(with("[expect]\ncontributors = 2").unwrap().expect.contributors, Some(Contributors::Count(2)));
+    assert_eq!(with("[expect]\noutcome = \"abandoned\"").unwrap().expect.outcome, Outcome::Abandoned);
+    for (wrong, why) in [
+        ("contributors = 3", "3 of 2 silos"),
+        ("contributors = [\"c\"]", "`c` is no silo"),
+        ("contributors = true", "a number of silos or a list of their names"),
+        ("fault_named = [\"c\"]", "`c` is no silo"),
+        ("outcome = \"won\"", "won"),
+        ("outcome = \"abandoned\"\ncontributors = 2", "no mask"),
+        ("within_seconds = 0", "use 1 to"),
+        ("within_seconds = 86401", "use 1 to"),
+        ("mask_root = \"ab\"", "64 hexadecimal digits"),
+    ] {
+        let error = refused(&format!("[expect]\n{wrong}\n"));
+        assert!(error.contains(why), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn unknown_keys_are_refused_with_their_line() {
+    for wrong in ["", "[expect]\n", "[[perturb]]\nwho = \"a\"\nafter_ms = 1\n"] {
+        let error = refused(&format!("{wrong}colour = \"red\"\n"));
+        assert!(error.starts_with("line ") && error.contains("colour"), "{error}");
+    }
+    assert!(refused("kill = { pint = \"x\" }").contains("pint"));
+    assert!(matches!(refused("[expect\n"), error if error.starts_with("line 9: ")));
+}
+
+#[test]
+fn paths_stay_below_the_manifest() {
+    for path in ["../x", "/etc/passwd", "a/../../x", "a/..", "--out", "", "a\\nb", &"x".repeat(MAX_TEXT_BYTES + 1)] {
+        for manifest in [
+            format!("name = \"t\"\nmodel = \"{path}\"\n{SILO_A}[expect]\n"),
+            format!("name = \"t\"\nmodel = \"bundled\"\n[[silo]]\nname = \"a\"\ndata = [\"{path}\"]\n[expect]\n"),
+            format!("name = \"t\"\nmodel = \"bundled\"\n[[silo]]\nname = \"a\"\nballot = \"{path}\"\n[expect]\n"),
+        ] {
+            assert!(matches!(Manifest::parse(&manifest), Err(ManifestError::Value { .. })), "{manifest}");
+        }
+    }
+    assert!(with("ballot = \"./made/a.ballot\"").is_ok());
+}
+
+#[test]
+fn names_are_fit_for_folders_and_arguments() {
+    for name in ["", "A", "a b", "..", "a/b", "-a", "é", &"a".repeat(MAX_NAME_BYTES + 1), "aggregator"] {
+        let silo =
+            format!("name = \"t\"\nmodel = \"bundled\"\n[[silo]]\nname = \"{name}\"\ndata = [\"x\"]\n[expect]\n");
+        assert!(Manifest::parse(&silo).is_err(), "{name}");
+    }
+    assert!(refused("[[silo]]\nname = \"a\"\ndata = [\"x\"]\n").contains("two silos are called `a`"));
+}
+
+#[test]
+fn everything_is_bounded() {
+    assert_eq!(Manifest::parse(&" ".repeat(MANIFEST_LIMIT + 1)), Err(ManifestError::TooLarge(MANIFEST_LIMIT + 1)));
+    let silos =
+        |count: usize| (0..count).map(|n| format!("[[silo]]\nname = \"s{n}\"\ndata = [\"x\"]\n")).collect::<String>();
+    let manifest = |silos: String| Manifest::parse(&format!("name = \"t\"\nmodel = \"m\"\n{silos}[expect]\n"));
+    assert_eq!(manifest(silos(MAX_SILOS)).unwrap().silos.len(), MAX_SILOS);
+    assert!(manifest(silos(MAX_SILOS + 1)).unwrap_err().to_string().contains("65 silos"));
+    assert!(manifest(String::new()).is_err());
+    let paths = vec!["\"x\""; MAX_DATA_PATHS + 1].join(",");
+    assert!(refused(&format!("[[silo]]\nname = \"c\"\ndata = [{paths}]\n")).contains("at most 64 paths"));
+    assert!(refused("start_after_ms = 86400001").contains("more than a day"));
+    let options: String = (0..=MAX_ROUND_OPTIONS).map(|n| format!("o{n} = 1\n")).collect();
+    assert!(refused(&format!("[round]\n{options}")).contains("at most 64 options"));
+    let kills = "[[perturb]]\nwho = \"a\"\nafter_ms = 1\nrestart_after_ms = 1\n";
+    assert!(with(&kills.repeat(MAX_KILLS)).is_ok());
+    assert!(refused(&kills.repeat(MAX_KILLS + 1)).contains("at most 16 kills"));
+}
+
+#[test]
+fn options_of_the_round_are_options() {
+    for (option, why) in [
+        ("\"--out\" = 1", "no option"),
+        ("\"Sparsity\" = 1", "no option"),
+        ("out = \"x\"", "the runner itself"),
+        ("model = \"x\"", "the runner itself"),
+        ("sparsity = \"--out\"", "without `-`"),
+        ("sparsity = 0.5", "a text in quotes"),
+        ("weight = [\"-x\"]", "without `-`"),
+    ] {
+        let error = refused(&format!("[round]\n{option}\n"));
+        assert!(error.contains(why), "{option}: {error}");
+    }
+}
+
+#[test]
+fn kills_say_when_and_can_happen() {
+    let silo = with("kill = { event = \"ballot\", restart_after_ms = 5 }").unwrap().silos.remove(0);
+    let restart_after = Some(Duration::from_millis(5));
+    assert_eq!(silo.kills, [Kill { when: KillWhen::Event("ballot".to_owned()), restart_after }]);
+    assert!(silo.must_finish());
+    assert!(!with("kill = { point = \"after-header\" }").unwrap().silos[0].must_finish());
+    for (wrong, why) in [
+        ("kill = {}", "one of `point`, `event` and `after_ms`"),
+        ("kill = { point = \"x\", after_ms = 1 }", "one of"),
+        ("kill = { event = \"finished\" }", "earlier event"),
+        ("kill = { point = \"x\" }\nstart = false", "never starts"),
+        ("kill = { point = \"x\" }\nfail_at = \"y\"", "one of the two"),
+        ("kill = { point = \"x\" }\n[[perturb]]\nwho = \"a\"\nafter_ms = 1", "only the last"),
+        ("[[perturb]]\nwho = \"c\"\nafter_ms = 1", "no silo has this name"),
+        ("[[perturb]]\nwho = \"a\"\nview = 1\nafter_ms = 1", "who = \"aggregator\""),
+        (
+            "kill = { after_ms = 1 }\n[[silo]]\nname = \"c\"\ndata = [\"c\"]\n[[perturb]]\nwho = \"b\"\nafter_ms = 1\n[[perturb]]\nwho = \"c\"\nafter_ms = 1",
+            "no node is left",
+        ),
+        ("start = false\n[[perturb]]\nwho = \"aggregator\"\npoint = \"x\"", "it may be `a`"),
+    ] {
+        let error = refused(wrong);
+        assert!(error.contains(why), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn an_aggregator_is_named_by_its_turn() {
+    let manifest = with("[[perturb]]\nwho = \"aggregator\"\nview = 1\npoint = \"before-propose\"\n").unwrap();
+    let when = KillWhen::Point("before-propose".to_owned());
+    let kill = Kill { when, restart_after: None };
+    assert_eq!(manifest.aggregator_kills, [AggregatorKill { height: 0, view: 1, kill }]);
+}
+
+#[test]
+fn a_silo_needs_a_text_or_a_ballot_unless_it_never_starts() {
+    assert!(refused("[[silo]]\nname = \"c\"\n").contains("it has no text"));
+    assert!(with("[[silo]]\nname = \"c\"\nstart = false\n").is_ok());
+    assert!(with("[[silo]]\nname = \"c\"\nballot = \"c.ballot\"\n").is_ok());
+}

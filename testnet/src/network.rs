@@ -1,0 +1,231 @@
+//! Carries out what the supervisor says: starts processes, listens to them, kills them, and leaves none behind.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use crate::error::{TestnetError, at};
+use crate::events::{self, Named};
+use crate::process::{Group, in_words};
+use crate::supervise::{Action, Failure, Input, Record, Supervisor};
+use crate::{Observer, Phase, Progress};
+
+/// How often processes are looked at.
+const TICK: Duration = Duration::from_millis(20);
+/// How long a process may take to end after SIGTERM.
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(10);
+/// How long what an ended process has said may be on its way.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
+/// Most lines that wait to be read; a node that says more waits.
+const MAX_QUEUED_LINES: usize = 1024;
+
+/// Where the output of one node goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Logs {
+    /// Standard output.
+    pub(crate) events: PathBuf,
+    /// Standard error.
+    pub(crate) errors: PathBuf,
+}
+
+/// How it ended.
+pub(crate) struct Ended {
+    pub(crate) records: Vec<Record>,
+    pub(crate) phases: Vec<Phase>,
+    pub(crate) failure: Option<Failure>,
+    /// From the first start until the last node that had to finish had.
+    pub(crate) took: Duration,
+}
+
+enum Message {
+    Said(Result<Named, String>),
+    Closed,
+}
+
+/// Of which silo and which of its processes.
+type Sender = SyncSender<(usize, u64, Message)>;
+
+struct Process {
+    group: Group,
+    number: u64,
+    silent: bool,
+    exit: Option<(ExitStatus, Instant)>,
+}
+
+struct Network<'a> {
+    supervisor: Supervisor,
+    logs: &'a [Logs],
+    launch: &'a dyn Fn(usize, Option<&str>) -> Command,
+    processes: Vec<Option<Process>>,
+    started: u64,
+    begin: Instant,
+    sender: Sender,
+    receiver: Receiver<(usize, u64, Message)>,
+}
+
+/// Runs all nodes until the supervisor says that it is over, then stops them. `launch` makes the command of a silo's
+/// node, given what to pass as `--fail-at`.
+///
+/// # Errors
+/// When a process cannot be started or a log not written; [`TestnetError::Stopped`] when `stop` says so. No process is
+/// left in either case.
+pub(crate) fn run(
+    supervisor: Supervisor,
+    logs: &[Logs],
+    launch: &dyn Fn(usize, Option<&str>) -> Command,
+    stop: &dyn Fn() -> bool,
+    observe: Observer<'_>,
+) -> Result<Ended, TestnetError> {
+    let (sender, receiver) = sync_channel(MAX_QUEUED_LINES);
+    let mut network = Network {
+        supervisor,
+        logs,
+        launch,
+        processes: logs.iter().map(|_| None).collect(),
+        started: 0,
+        begin: Instant::now(),
+        sender,
+        receiver,
+    };
+    let mut shown = Vec::new();
+    loop {
+        network.turn(true)?;
+        network.show(&mut shown, observe);
+        if stop() {
+            return Err(TestnetError::Stopped);
+        }
+        if network.supervisor.ended().is_some() {
+            break;
+        }
+    }
+    let took = network.begin.elapsed();
+    network.stop_all(stop)?;
+    network.show(&mut shown, observe);
+    let failure = network.supervisor.ended().and_then(Result::err);
+    let phases = network.supervisor.phases().map(|(_, phase)| phase.clone()).collect();
+    let records = std::mem::replace(&mut network.supervisor, Supervisor::new(&[], Duration::ZERO)).into_records();
+    Ok(Ended { records, phases, failure, took })
+}
+
+impl Network<'_> {
+    /// Listens for a moment, looks at all processes, does what is to be done.
+    fn turn(&mut self, tick: bool) -> Result<(), TestnetError> {
+        let first = self.receiver.recv_timeout(TICK).ok();
+        let rest: Vec<_> = self.receiver.try_iter().take(MAX_QUEUED_LINES).collect();
+        for (silo, number, message) in first.into_iter().chain(rest) {
+            match message {
+                Message::Said(said) => self.step(Input::Said { silo, said })?,
+                Message::Closed => {
+                    if let Some(Some(process)) = self.processes.get_mut(silo)
+                        && process.number == number
+                    {
+                        process.silent = true;
+                    }
+                }
+            }
+        }
+        for silo in 0..self.processes.len() {
+            if let Some(status) = self.exit_of(silo)? {
+                self.step(Input::Exited { silo, code: status.code(), status: in_words(status) })?;
+            }
+        }
+        if tick { self.step(Input::Tick) } else { Ok(()) }
+    }
+
+    /// Takes away a process that has ended, once everything it said was heard.
+    fn exit_of(&mut self, silo: usize) -> Result<Option<ExitStatus>, TestnetError> {
+        let Some(slot) = self.processes.get_mut(silo) else { return Ok(None) };
+        let Some(process) = slot else { return Ok(None) };
+        if process.exit.is_none() {
+            let status = process.group.poll().map_err(at("look at", Path::new("a node's process")))?;
+            process.exit = status.map(|status| (status, Instant::now()));
+        }
+        match process.exit {
+            Some((status, since)) if process.silent || since.elapsed() >= DRAIN_GRACE => {
+                *slot = None;
+                Ok(Some(status))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn step(&mut self, input: Input) -> Result<(), TestnetError> {
+        for action in self.supervisor.step(self.begin.elapsed(), input) {
+            match action {
+                Action::Start { silo, fail_at } => self.start(silo, fail_at.as_deref())?,
+                Action::Kill { silo } => {
+                    if let Some(Some(process)) = self.processes.get_mut(silo) {
+                        process.group.kill();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, silo: usize, fail_at: Option<&str>) -> Result<(), TestnetError> {
+        let Some(logs) = self.logs.get(silo) else { return Ok(()) };
+        let append = |path: &Path| -> Result<File, TestnetError> {
+            OpenOptions::new().create(true).append(true).open(path).map_err(at("write", path))
+        };
+        let mut errors = append(&logs.errors)?;
+        let mut command = (self.launch)(silo, fail_at);
+        writeln!(errors, "$ {}", crate::program::in_words(&command)).map_err(at("write", &logs.errors))?;
+        let mut log = BufWriter::new(append(&logs.events)?);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        let program = PathBuf::from(command.get_program());
+        let mut group = Group::spawn(&mut command).map_err(at("start", &program))?;
+        self.started += 1;
+        let number = self.started;
+        if let Some(output) = group.child_mut().stdout.take() {
+            let sender = self.sender.clone();
+            std::thread::spawn(move || {
+                // a message that nobody takes is of a run that is over
+                let take = |said| sender.send((silo, number, Message::Said(said))).is_ok();
+                let followed = events::follow(BufReader::new(output), &mut log, take).and_then(|()| log.flush());
+                if let Err(error) = followed {
+                    let _ = sender.send((silo, number, Message::Said(Err(format!("(not readable) {error}")))));
+                }
+                let _ = sender.send((silo, number, Message::Closed));
+            });
+        }
+        let process = Process { group, number, silent: false, exit: None };
+        if let Some(slot) = self.processes.get_mut(silo) {
+            *slot = Some(process);
+        }
+        Ok(())
+    }
+
+    /// Lets nodes end by themselves after a round that went well; after any other there is no reason to wait.
+    fn stop_all(&mut self, stop: &dyn Fn() -> bool) -> Result<(), TestnetError> {
+        if matches!(self.supervisor.ended(), Some(Ok(()))) {
+            self.supervisor.stop();
+            for process in self.processes.iter_mut().flatten() {
+                process.group.terminate();
+            }
+            let asked = Instant::now();
+            while self.processes.iter().any(Option::is_some) && asked.elapsed() < STOP_GRACE && !stop() {
+                self.turn(false)?;
+            }
+            for silo in 0..self.processes.len() {
+                if matches!(self.processes.get(silo), Some(Some(_))) {
+                    self.supervisor.would_not_stop(silo, STOP_GRACE);
+                }
+            }
+        }
+        self.processes.clear();
+        if stop() { Err(TestnetError::Stopped) } else { Ok(()) }
+    }
+
+    fn show(&self, shown: &mut Vec<Phase>, observe: Observer<'_>) {
+        let phases: Vec<Phase> = self.supervisor.phases().map(|(_, phase)| phase.clone()).collect();
+        if phases != *shown {
+            let nodes: Vec<(&str, &Phase)> = self.supervisor.phases().collect();
+            observe(Progress::Nodes { elapsed: self.begin.elapsed(), nodes: &nodes });
+            *shown = phases;
+        }
+    }
+}

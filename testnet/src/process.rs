@@ -1,0 +1,187 @@
+//! Processes that never outlive their owner, nor their children theirs.
+//!
+//! Each process leads a process group of its own, so that a signal of the terminal reaches only the runner and a kill
+//! reaches everything that the process started. A group is killed on drop, and when its leader ends. Should the runner
+//! itself be killed, Linux kills the leader (`PR_SET_PDEATHSIG`); elsewhere the leader lives on until it ends by itself.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
+
+/// A process with everything it started.
+#[derive(Debug)]
+pub(crate) struct Group {
+    child: Child,
+    status: Option<ExitStatus>,
+}
+
+impl Group {
+    /// Starts a process. The thread that calls this must outlive it: on Linux, the process dies with the thread.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
+        command.process_group(0);
+        #[cfg(target_os = "linux")]
+        {
+            let parent = std::process::id();
+            let die_with_parent = move || {
+                // SAFETY: prctl with PR_SET_PDEATHSIG takes one number and touches no memory of ours.
+                if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                // The parent may have died before the request.
+                if std::os::unix::process::parent_id() != parent {
+                    return Err(io::Error::from_raw_os_error(libc::ESRCH));
+                }
+                Ok(())
+            };
+            // SAFETY: between fork and exec only prctl and getppid are called, which are async-signal-safe, and
+            // nothing allocates: the errors are plain numbers.
+            unsafe { command.pre_exec(die_with_parent) };
+        }
+        Ok(Self { child: command.spawn()?, status: None })
+    }
+
+    /// The pipes of the process.
+    pub(crate) fn child_mut(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// How the process ended, if it has; what it started is then killed.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub(crate) fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
+        if self.status.is_none() && self.has_ended()? {
+            self.kill_group();
+            self.status = Some(self.child.wait()?);
+        }
+        Ok(self.status)
+    }
+
+    /// Asks the process, alone, to end.
+    pub(crate) fn terminate(&mut self) {
+        if self.status.is_none() {
+            // SAFETY: kill takes two numbers; the id is of a child that was not waited for, hence not another's.
+            unsafe { libc::kill(self.pid(), libc::SIGTERM) };
+        }
+    }
+
+    /// Ends the process and what it started, at once.
+    pub(crate) fn kill(&mut self) {
+        if self.status.is_none() {
+            self.kill_group();
+            self.status = self.child.wait().ok();
+        }
+    }
+
+    fn pid(&self) -> libc::pid_t {
+        // process ids of the system, which it hands out as pid_t
+        self.child.id() as libc::pid_t
+    }
+
+    /// Whether the leader has ended, without taking note of it: until then its id, which names the group, is not
+    /// given to any other process.
+    fn has_ended(&self) -> io::Result<bool> {
+        // SAFETY: siginfo_t is plain data, for which zeros are a value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: the pointer is to a siginfo_t that lives across the call.
+        if unsafe { libc::waitid(libc::P_PID, self.child.id() as libc::id_t, &raw mut info, flags) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: waitid has filled in the fields of a child's signal, or left zeros.
+        Ok(unsafe { info.si_pid() } != 0)
+    }
+
+    fn kill_group(&self) {
+        // SAFETY: killpg takes two numbers; the leader was not waited for, hence the group is its own.
+        unsafe { libc::killpg(self.pid(), libc::SIGKILL) };
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A status in words: `code 1`, `signal 9`.
+pub(crate) fn in_words(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+
+    use super::*;
+
+    /// Whether a process is there and no zombie.
+    pub(crate) fn runs(pid: u32) -> bool {
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+        !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z')
+    }
+
+    /// Waits until a process is gone: a kill is certain, and not instantaneous.
+    pub(crate) fn is_gone(pid: u32) -> bool {
+        (0..2000).any(|_| {
+            let gone = !runs(pid);
+            if !gone {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            gone
+        })
+    }
+
+    /// A shell that starts a child, says its id, and waits.
+    fn with_child(script: &str) -> (Group, u32) {
+        let mut group = Group::spawn(Command::new("sh").args(["-c", script]).stdout(Stdio::piped())).unwrap();
+        let mut line = String::new();
+        BufReader::new(group.child_mut().stdout.take().unwrap()).read_line(&mut line).unwrap();
+        (group, line.trim().parse().unwrap())
+    }
+
+    #[test]
+    fn a_dropped_group_is_gone_with_its_children() {
+        // neither of them heeds requests to end
+        let (group, child) = with_child("trap '' TERM INT; sleep 600 & echo $!; wait; sleep 600");
+        let leader = group.child.id();
+        assert!(runs(leader) && runs(child));
+        drop(group);
+        assert!(!runs(leader) && is_gone(child));
+    }
+
+    #[test]
+    fn children_end_when_their_leader_does() {
+        let (mut group, child) = with_child("sleep 600 & echo $!; exit 7");
+        let status = (0..2000).find_map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            group.poll().unwrap()
+        });
+        assert_eq!(in_words(status.unwrap()), "code 7");
+        assert!(is_gone(child));
+        group.terminate();
+        group.kill();
+        assert_eq!(in_words(group.poll().unwrap().unwrap()), "code 7");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_dies_with_whoever_started_it() {
+        // the thread stands for the runner: the system sends the signal when the thread ends, however it ends
+        let group = std::thread::spawn(|| {
+            Group::spawn(Command::new("sh").args(["-c", "trap '' TERM INT HUP; sleep 600"])).unwrap()
+        })
+        .join()
+        .unwrap();
+        assert!(is_gone(group.child.id()));
+    }
+}
