@@ -17,7 +17,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Arguments, Command, ConsortiumCommand, EvalCommand, KeyCommand, MaskCommand, ModelCommand, RoundCommand};
+use args::{
+    Arguments, Command, ConsortiumCommand, EvalCommand, KeyCommand, MaskCommand, ModelCommand, RoundCommand,
+    TestnetCommand,
+};
 use output::Report;
 use progress::Meter;
 
@@ -25,8 +28,11 @@ use progress::Meter;
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     interrupt::install();
-    match run(&arguments).and_then(|report| output::print(&*report, arguments.global.format, &mut std::io::stdout())) {
-        Ok(()) => ExitCode::SUCCESS,
+    let printed = |report: Box<dyn Report>| {
+        output::print(&*report, arguments.global.format, &mut std::io::stdout()).map(|()| report.exit_code())
+    };
+    match run(&arguments).and_then(printed) {
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             // A closed pipe is no failure of ours: `fedprune … | head` has seen what it wanted.
             if output::is_broken_pipe(&error) {
@@ -64,6 +70,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         Command::Round(RoundCommand::New(new)) => Box::new(commands::round::new(new, &meter)?),
         Command::Round(RoundCommand::Show(show)) => Box::new(commands::round::show(show, &meter)?),
         Command::Round(RoundCommand::Approve(approve)) => Box::new(commands::round::approve(approve, &meter)?),
+        Command::Testnet(TestnetCommand::Run(run)) => Box::new(commands::testnet::run(run, &meter)?),
         Command::Demo(demo) => Box::new(commands::demo::run(demo, &meter)?),
     })
 }

@@ -14,12 +14,18 @@ pub trait Report {
 
     /// The report for people, without a final newline.
     fn to_text(&self) -> String;
+
+    /// What the program exits with once the report is printed; not 0 when it tells of something gone wrong.
+    fn exit_code(&self) -> u8 {
+        0
+    }
 }
 
-/// Implements [`Report`] for a `Serialize` type with an inherent `text(&self) -> String`.
+/// Implements [`Report`] for a `Serialize` type with an inherent `text(&self) -> String`; `report!(Type, exit)` also
+/// takes its inherent `exit(&self) -> u8` for the exit code.
 #[macro_export]
 macro_rules! report {
-    ($type:ty) => {
+    ($type:ty $(, $exit:ident)?) => {
         impl $crate::output::Report for $type {
             fn to_json(&self) -> serde_json::Result<serde_json::Value> {
                 serde_json::to_value(self)
@@ -28,6 +34,11 @@ macro_rules! report {
             fn to_text(&self) -> String {
                 self.text()
             }
+            $(
+                fn exit_code(&self) -> u8 {
+                    self.$exit()
+                }
+            )?
         }
     };
 }

@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -21,6 +21,20 @@ enum Style {
     Silent,
     Bar,
     Lines,
+}
+
+/// Several who do something at the same time: a line each.
+pub struct Board {
+    style: Style,
+    lines: Vec<BoardLine>,
+    // keeps the lines together
+    _bars: MultiProgress,
+}
+
+struct BoardLine {
+    name: String,
+    state: String,
+    bar: ProgressBar,
 }
 
 /// Something that takes a while; `total` units in all.
@@ -51,6 +65,27 @@ impl Meter {
         }
     }
 
+    /// Starts a board of those who are named: on a terminal a table that stays in place, elsewhere a line a change.
+    pub fn board<'a>(&self, names: impl Iterator<Item = &'a str>) -> Board {
+        let names: Vec<&str> = names.collect();
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+        let bars = MultiProgress::with_draw_target(if self.style == Style::Bar {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        });
+        let line = |name: &&str| {
+            let bar = bars.add(ProgressBar::new_spinner());
+            if let Ok(style) = ProgressStyle::with_template("  {prefix} {msg}") {
+                bar.set_style(style);
+            }
+            bar.set_prefix(format!("{name:<width$}"));
+            BoardLine { name: format!("{name:<width$}"), state: String::new(), bar }
+        };
+        let lines = names.iter().map(line).collect();
+        Board { style: self.style, lines, _bars: bars }
+    }
+
     /// Starts a task of `total` units; `bytes` says that the units are bytes.
     pub fn task(&self, label: impl Into<String>, total: u64, bytes: bool) -> Task {
         let label = label.into();
@@ -66,6 +101,35 @@ impl Meter {
         bar.set_prefix(label.clone());
         let started = Instant::now();
         Task { style: self.style, label, started, bar, last_line: Mutex::new(started) }
+    }
+}
+
+impl Board {
+    /// The one at `index` is now in this state, so long after the start.
+    pub fn set(&mut self, index: usize, elapsed: Duration, state: &str) {
+        let Some(line) = self.lines.get_mut(index) else { return };
+        if line.state == state {
+            return;
+        }
+        line.state = state.to_owned();
+        let seconds = elapsed.as_secs_f64();
+        match self.style {
+            Style::Silent => {}
+            Style::Bar => {
+                line.bar.set_message(format!("{seconds:6.1} s  {state}"));
+                line.bar.tick();
+            }
+            Style::Lines => {
+                // A lost progress line is no reason to stop.
+                let _ = writeln!(std::io::stderr(), "{seconds:6.1} s  {} {state}", line.name);
+            }
+        }
+    }
+}
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        self.lines.iter().for_each(|line| line.bar.finish_and_clear());
     }
 }
 

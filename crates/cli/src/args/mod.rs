@@ -3,6 +3,7 @@
 //! [`federation`] has what is typed about keys, consortiums and rounds.
 
 pub mod federation;
+pub mod testnet;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ pub use federation::{
     ConsortiumSignOptions, KeyCommand, KeyNewOptions, KeyShowOptions, RoundApproveOptions, RoundCommand,
     RoundNewOptions, RoundShowOptions, ScalingChoice, StrategyChoice, TallyChoice,
 };
+pub use testnet::{TestnetCommand, TestnetRunOptions};
 
 /// Prune one large language model together, without sharing text.
 #[derive(Debug, Parser)]
@@ -75,6 +77,9 @@ pub enum Command {
     /// Write down what is pruned and how, and approve it.
     #[command(subcommand)]
     Round(RoundCommand),
+    /// Run a network of nodes on this machine.
+    #[command(subcommand)]
+    Testnet(TestnetCommand),
     /// Prune the bundled model with four bundled texts and measure what it costs.
     Demo(DemoOptions),
 }

@@ -3,7 +3,7 @@
 //! The silos live in this one process, one after the other; no network is involved. Each uses exactly the code of
 //! `fedprune mask compute`, and their ballots are tallied and applied as `fedprune tally` and `fedprune apply` do.
 
-mod bundled;
+pub(super) mod bundled;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -10,6 +10,7 @@ pub mod mask_show;
 pub mod model_inspect;
 pub mod round;
 pub mod tally;
+pub mod testnet;
 
 mod home;
 mod mask_file;

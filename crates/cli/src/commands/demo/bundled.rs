@@ -27,7 +27,7 @@ const SILOS: &[(&str, &[u8])] = bundled!(
 const HELD_OUT: &[(&str, &[u8])] = bundled!("held_out.txt");
 
 /// Writes everything below `folder`; returns each silo's name and text.
-pub(super) fn unpack(folder: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
+pub(in crate::commands) fn unpack(folder: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
     for subfolder in ["model", "silos"] {
         let path = folder.join(subfolder);
         std::fs::create_dir(&path).with_context(|| format!("cannot create `{}`", path.display()))?;

@@ -1,0 +1,160 @@
+//! `fedprune testnet run`: a manifest's nodes as processes of this machine, this program started once a silo.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use fedprune_mask::Digest;
+use fedprune_testnet::{Bundled, Options, Outcome, Phase, Progress, Report, SiloReport, TestnetError};
+use serde::Serialize;
+
+use super::demo::bundled;
+use crate::args::TestnetRunOptions;
+use crate::files::shell;
+use crate::interrupt::{self, Stopped};
+use crate::output::{bytes, facts, table, tame};
+use crate::progress::Meter;
+
+/// The answer of `fedprune testnet run`.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct TestnetReport(pub Report);
+
+crate::report!(TestnetReport, exit);
+
+/// Runs a testnet.
+///
+/// # Errors
+/// When there is no such testnet, or it cannot be set up; one that did not end as expected is a report.
+pub fn run(options: &TestnetRunOptions, meter: &Meter) -> anyhow::Result<TestnetReport> {
+    let program = std::env::current_exe().context("the system does not say where this program lies")?;
+    let interrupt = interrupt::cooperative();
+    let mut folder: Option<PathBuf> = None;
+    let mut board = None;
+    let mut observe = |progress: Progress<'_>| match progress {
+        Progress::Folder(path) => folder = Some(path.to_owned()),
+        Progress::Step(step) => {
+            board = None;
+            meter.say(step);
+        }
+        Progress::Nodes { elapsed, nodes } => {
+            let board = board.get_or_insert_with(|| meter.board(nodes.iter().map(|(name, _)| *name)));
+            for (index, (_, phase)) in nodes.iter().enumerate() {
+                board.set(index, elapsed, &in_words(phase));
+            }
+        }
+    };
+    let ran = fedprune_testnet::run(
+        &Options {
+            manifest: &options.manifest,
+            base: options.base.as_deref(),
+            folder: options.out.as_deref(),
+            program: &program,
+            bundle: &unpack,
+            stop: &|| interrupt.check().is_err(),
+        },
+        &mut observe,
+    );
+    drop(board);
+    match ran {
+        Ok(report) => Ok(TestnetReport(report)),
+        Err(error) => {
+            if let Some(folder) = folder {
+                meter.say(&format!("what was made until then is in {}", shell(&folder)));
+            }
+            Err(if matches!(error, TestnetError::Stopped) { Stopped.into() } else { error.into() })
+        }
+    }
+}
+
+fn unpack(folder: &Path) -> Result<Bundled, Box<dyn std::error::Error + Send + Sync>> {
+    let texts = bundled::unpack(folder)?.into_iter().collect();
+    Ok(Bundled { model: folder.join("model"), texts })
+}
+
+fn in_words(phase: &Phase) -> String {
+    match phase {
+        Phase::Absent => "absent".to_owned(),
+        Phase::Waiting => "starts later".to_owned(),
+        Phase::Started => "started".to_owned(),
+        Phase::Listening => "listening".to_owned(),
+        Phase::Connected { members } => format!("connected to {members}"),
+        Phase::Ballot { bytes: size } => format!("ballot of {}", bytes(*size)),
+        Phase::Decided { height } => format!("height {height} decided"),
+        Phase::Tallied { height } => format!("height {height} tallied"),
+        Phase::Killed => "killed".to_owned(),
+        Phase::Finished { outcome: Outcome::Agreed } => "finished".to_owned(),
+        Phase::Finished { outcome: Outcome::Abandoned } => "finished: abandoned".to_owned(),
+        Phase::Gone => "gone".to_owned(),
+    }
+}
+
+/// One line of the table.
+fn row(silo: &SiloReport) -> Vec<String> {
+    let seconds = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.1}"));
+    let size = |value: Option<u64>| value.map_or("–".to_owned(), bytes);
+    let mut state = in_words(&silo.phase);
+    if silo.kills > 0 && silo.phase != Phase::Killed {
+        state = format!("{state}, killed {}×", silo.kills);
+    }
+    vec![
+        silo.name.clone(),
+        state,
+        size(silo.ballot_bytes),
+        seconds(silo.ballot_seconds),
+        seconds(silo.seconds),
+        size(silo.sent_bytes),
+        size(silo.received_bytes),
+        silo.mask_root.map_or("–".to_owned(), |root| root.short()),
+        silo.audit.clone().unwrap_or_else(|| "–".to_owned()),
+    ]
+}
+
+impl TestnetReport {
+    fn exit(&self) -> u8 {
+        u8::from(!self.0.passed)
+    }
+
+    fn text(&self) -> String {
+        let report = &self.0;
+        let header = ["silo", "state", "ballot", "made in s", "done at s", "sent", "received", "mask", "transcript"];
+        let rows: Vec<Vec<String>> = report.silos.iter().map(row).collect();
+        let checks: String = report
+            .checks
+            .iter()
+            .map(|check| match &check.problem {
+                None => format!("  ok    {}\n", tame(&check.what)),
+                Some(_) => format!("  FAIL  {}\n", tame(&check.what)),
+            })
+            .collect();
+        let look_further: String = report.look_further.iter().map(|command| format!("\n  {command}")).collect();
+        format!(
+            "{}\n{}\n{checks}\n{}\n\nlook further (everything is in {}):{look_further}",
+            table(&header, &rows),
+            facts(&[
+                ("global mask", report.mask_root.map_or("none".to_owned(), |root: Digest| root.to_string())),
+                ("consortium", report.consortium.to_string()),
+                ("round", report.round.to_string()),
+                ("time", format!("{:.1} s", report.seconds)),
+            ]),
+            self.verdict(),
+            shell(&report.folder),
+        )
+    }
+
+    fn verdict(&self) -> String {
+        let report = &self.0;
+        let name = tame(&report.name);
+        let Some(reason) = &report.reason else { return format!("testnet `{name}` PASSED") };
+        let mut text = format!("testnet `{name}` FAILED");
+        for line in reason.lines() {
+            text.push_str(&format!("\n  {}", tame(line)));
+        }
+        if let Some(log) = &report.log {
+            text.push_str(&format!("\nthe last lines of {}:", shell(&log.path)));
+            for line in &log.lines {
+                text.push_str(&format!("\n  | {}", tame(line)));
+            }
+        }
+        text
+    }
+}
