@@ -66,7 +66,8 @@ impl Oracle {
 
     /// Our own votes of one silo, and the norms behind them.
     fn local(&self, windows: &[Vec<u32>], recipe: Recipe) -> (Masks, Vec<NormVector>) {
-        let inputs = LocalPass { checkpoint: &self.checkpoint, decoder: Some(&self.decoder), windows, recipe };
+        let inputs =
+            LocalPass { checkpoint: &self.checkpoint, decoder: Some(&self.decoder), windows, recipe, data_free: &[] };
         let outcome = local_pass(&inputs, None, |_| {}).expect("the pass runs");
         let blocks = 0..self.layout().blocks();
         let taps = self.layout().taps().len() / blocks.len();

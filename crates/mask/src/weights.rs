@@ -66,6 +66,24 @@ pub trait MatrixSource: Sync {
     fn done_with(&self, _index: usize) {}
 }
 
+/// The matrices of another source from one of them on: those of one block, for a layout of that block alone.
+pub struct MatricesFrom<'a> {
+    /// Where they lie.
+    pub source: &'a dyn MatrixSource,
+    /// Index there of the matrix that is the first here.
+    pub first: usize,
+}
+
+impl MatrixSource for MatricesFrom<'_> {
+    fn matrix(&self, index: usize) -> WeightsView<'_> {
+        self.source.matrix(self.first + index)
+    }
+
+    fn done_with(&self, index: usize) {
+        self.source.done_with(self.first + index);
+    }
+}
+
 /// Bytes that do not make the matrix they are said to be.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum WeightsError {

@@ -28,11 +28,27 @@ pub enum Sampling {
     },
 }
 
+/// Where the token that begins a sequence goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bos {
+    /// Nowhere, nor any other special token.
+    None,
+    /// Where the tokenizer puts it: before each text, if at all.
+    #[default]
+    EachText,
+    /// First in each window, the rest of which is text.
+    EachWindow,
+}
+
 /// What windows are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowRequest {
     /// How many.
     pub samples: usize,
+    /// How many will do where the text has no more.
+    pub minimum_samples: usize,
+    /// Where the token that begins a sequence goes.
+    pub bos: Bos,
     /// Tokens of each.
     pub sequence_tokens: usize,
     /// Which.
@@ -90,11 +106,25 @@ pub fn calibration_windows(
         return Err(ModelError::Zero("--nsamples"));
     }
     check_sequence(config, request.sequence_tokens)?;
-    let mut reader = Reader::new(tokenizer, paths, &request.field)?;
-    match request.sampling {
-        Sampling::Sequential => sequential(&mut reader, request.sequence_tokens, request.samples, request.samples),
-        Sampling::Random { seed } => random(&mut reader, request.sequence_tokens, request.samples, seed),
+    let first = match request.bos {
+        Bos::EachWindow => Some(config.bos_token_id.ok_or(ModelError::NoBos)?),
+        Bos::None | Bos::EachText => None,
+    };
+    // of each window, what is text
+    let text_tokens = request.sequence_tokens.saturating_sub(usize::from(first.is_some()));
+    if text_tokens == 0 {
+        return Err(ModelError::Zero("--seqlen without the token that begins each window"));
     }
+    let minimum = request.minimum_samples.clamp(1, request.samples);
+    let mut reader = Reader::new(tokenizer, paths, &request.field, request.bos == Bos::EachText)?;
+    let mut windows = match request.sampling {
+        Sampling::Sequential => sequential(&mut reader, text_tokens, minimum, request.samples)?,
+        Sampling::Random { seed } => random(&mut reader, text_tokens, minimum, request.samples, seed)?,
+    };
+    if let Some(first) = first {
+        windows.windows.iter_mut().for_each(|window| window.insert(0, first));
+    }
+    Ok(windows)
 }
 
 /// Windows to measure perplexity on: sequential, all of them or the first `max_windows`.
@@ -113,7 +143,7 @@ pub fn evaluation_windows(
         return Err(ModelError::Zero("--max-windows"));
     }
     check_sequence(config, sequence_tokens)?;
-    let mut reader = Reader::new(tokenizer, paths, field)?;
+    let mut reader = Reader::new(tokenizer, paths, field, true)?;
     sequential(&mut reader, sequence_tokens, 1, max_windows.unwrap_or(usize::MAX))
 }
 
@@ -124,18 +154,21 @@ struct Reader<'a> {
     files: std::vec::IntoIter<TextFile>,
     budget: TextBudget,
     documents: Vec<Document>,
+    /// Whether special tokens are added to each text.
+    special: bool,
     /// Whether any file had more than white space.
     text: bool,
 }
 
 impl<'a> Reader<'a> {
-    fn new(tokenizer: &'a Tokenizer, paths: &[PathBuf], field: &'a str) -> Result<Self, ModelError> {
+    fn new(tokenizer: &'a Tokenizer, paths: &[PathBuf], field: &'a str, special: bool) -> Result<Self, ModelError> {
         Ok(Self {
             tokenizer,
             field,
             files: find_text_files(paths)?.into_iter(),
             budget: TextBudget::default(),
             documents: Vec::new(),
+            special,
             text: false,
         })
     }
@@ -152,7 +185,7 @@ impl<'a> Reader<'a> {
             if needed == usize::MAX {
                 TextBudget::check_whole(file.path(), &text)?;
             }
-            self.tokenizer.encode_first(&text, needed)?
+            self.tokenizer.encode_first(&text, needed, self.special)?
         };
         self.documents.push(Document {
             path: file.path().to_owned(),
@@ -187,7 +220,13 @@ fn sequential(
     Ok(Windows { windows, documents: std::mem::take(&mut reader.documents) })
 }
 
-fn random(reader: &mut Reader<'_>, sequence_tokens: usize, samples: usize, seed: u64) -> Result<Windows, ModelError> {
+fn random(
+    reader: &mut Reader<'_>,
+    sequence_tokens: usize,
+    at_least: usize,
+    at_most: usize,
+    seed: u64,
+) -> Result<Windows, ModelError> {
     let mut streams = Vec::new();
     while let Some(tokens) = reader.next(usize::MAX)? {
         streams.push(tokens);
@@ -195,9 +234,11 @@ fn random(reader: &mut Reader<'_>, sequence_tokens: usize, samples: usize, seed:
     let positions = |tokens: &Vec<u32>| (tokens.len() + 1).saturating_sub(sequence_tokens) as u64;
     let usable: u64 = streams.iter().filter(|tokens| positions(tokens) > 0).map(|tokens| tokens.len() as u64).sum();
     let total: u64 = streams.iter().map(positions).sum();
-    if total == 0 || u128::from(usable) < samples as u128 * sequence_tokens as u128 {
-        return Err(too_short(reader, sequence_tokens, samples, usable / sequence_tokens as u64));
+    let possible = usable / sequence_tokens as u64;
+    if total == 0 || possible < at_least as u64 {
+        return Err(too_short(reader, sequence_tokens, at_least, possible));
     }
+    let samples = usize::try_from(possible).unwrap_or(usize::MAX).min(at_most);
     let mut generator = SplitMix64::new(seed);
     let mut windows = Vec::with_capacity(samples);
     for _ in 0..samples {

@@ -132,6 +132,10 @@ pub enum ModelError {
         loss: f64,
     },
 
+    /// Each window is to begin with a token that the model does not name.
+    #[error("`config.json` names no bos_token_id, so no window can begin with it; use another rule for `bos`")]
+    NoBos,
+
     /// A count that must not be zero is.
     #[error("`{0}` must be at least 1")]
     Zero(&'static str),

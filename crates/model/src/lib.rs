@@ -35,7 +35,7 @@ mod rope;
 mod upload;
 
 pub use block::Block;
-pub use calibration::{Document, Sampling, WindowRequest, Windows, calibration_windows, evaluation_windows};
+pub use calibration::{Bos, Document, Sampling, WindowRequest, Windows, calibration_windows, evaluation_windows};
 pub use decoder::Decoder;
 pub use device::{ComputeDType, DeviceName};
 pub use error::ModelError;

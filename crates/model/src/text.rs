@@ -78,7 +78,11 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        match guarded(|| self.inner.encode_fast(text, true)) {
+        self.encode_special(text, true)
+    }
+
+    fn encode_special(&self, text: &str, special: bool) -> Result<Vec<u32>, ModelError> {
+        match guarded(|| self.inner.encode_fast(text, special)) {
             Ok(encoding) => Ok(encoding.get_ids().to_vec()),
             Err(source) => {
                 let problem = "failed to tokenise the text";
@@ -87,25 +91,26 @@ impl Tokenizer {
         }
     }
 
-    /// The first `needed` token ids of `text`, or all when there are fewer.
+    /// The first `needed` token ids of `text`, or all when there are fewer; with the `special` tokens that the
+    /// tokenizer adds to a text, or without.
     ///
     /// The text is cut where at least [`GUARD_TOKENS`] more tokens follow those needed: a tokenizer decides by
     /// the rest of a word and one or two words ahead, so the cut changes only tokens that are thrown away.
     ///
     /// # Errors
     /// [`ModelError::Tokenizer`].
-    pub fn encode_first(&self, text: &str, needed: usize) -> Result<Vec<u32>, ModelError> {
+    pub fn encode_first(&self, text: &str, needed: usize, special: bool) -> Result<Vec<u32>, ModelError> {
         let guarded = needed.saturating_add(GUARD_TOKENS);
         let mut bytes = guarded.saturating_mul(GUESSED_TOKEN_BYTES);
         while bytes < text.len() {
-            let mut tokens = self.encode(&text[..text.floor_char_boundary(bytes)])?;
+            let mut tokens = self.encode_special(&text[..text.floor_char_boundary(bytes)], special)?;
             if tokens.len() >= guarded {
                 tokens.truncate(needed);
                 return Ok(tokens);
             }
             bytes = bytes.saturating_mul(2);
         }
-        let mut tokens = self.encode(text)?;
+        let mut tokens = self.encode_special(text, special)?;
         tokens.truncate(needed);
         Ok(tokens)
     }

@@ -7,7 +7,7 @@ use std::slice;
 use fedprune_checkpoint::{Checkpoint, ModelConfig};
 use fedprune_model::text::find_text_files;
 use fedprune_model::{
-    ModelError, Sampling, Tokenizer, WindowRequest, Windows, calibration_windows, evaluation_windows,
+    Bos, ModelError, Sampling, Tokenizer, WindowRequest, Windows, calibration_windows, evaluation_windows,
 };
 use tempfile::TempDir;
 
@@ -64,7 +64,14 @@ impl Setting {
         sequence_tokens: usize,
         sampling: Sampling,
     ) -> Result<Windows, ModelError> {
-        let request = WindowRequest { samples, sequence_tokens, sampling, field: "text".to_owned() };
+        let request = WindowRequest {
+            samples,
+            minimum_samples: samples,
+            bos: Bos::EachText,
+            sequence_tokens,
+            sampling,
+            field: "text".to_owned(),
+        };
         calibration_windows(&self.config, &self.tokenizer, paths, &request)
     }
 

@@ -22,5 +22,5 @@ pub mod pass;
 
 pub use error::PruneError;
 pub use journal::Journal;
-pub use local::{LocalOutcome, LocalPass, Recipe, local_pass};
+pub use local::{LocalOutcome, LocalPass, Recipe, forget_data_free, local_pass};
 pub use pass::{BlockPass, Measured, Progress, Stage, check_finite};

@@ -7,7 +7,7 @@ use fedprune_checkpoint::Checkpoint;
 use fedprune_mask::matrix_mask::mask_root;
 use fedprune_mask::score::Pruner;
 use fedprune_mask::select::select;
-use fedprune_mask::{Digest, Group, MatrixMask, NormVector, Sparsity};
+use fedprune_mask::{Digest, Group, Layout, MatrixMask, NormVector, Sparsity, Tap};
 use fedprune_model::Decoder;
 
 use crate::error::PruneError;
@@ -62,6 +62,23 @@ pub struct LocalPass<'a> {
     pub windows: &'a [Vec<u32>],
     /// How to prune.
     pub recipe: Recipe,
+    /// Block and tap whose matrices are pruned without looking at data.
+    pub data_free: &'a [(u32, Tap)],
+}
+
+/// Replaces the norms of one block's `data_free` taps by equal ones, under which Wanda prunes by magnitude.
+///
+/// `norms` has one vector for each tap of the block, in layout order.
+pub fn forget_data_free(layout: &Layout, block: usize, data_free: &[(u32, Tap)], norms: &mut [NormVector]) {
+    for (range, norms) in taps_of(layout, block).zip(norms) {
+        let first = &layout.matrices()[range.start];
+        if data_free.contains(&(first.block, first.tap)) {
+            let ones = vec![1.0; first.columns as usize];
+            if let Ok(equal) = NormVector::from_sums(&ones, 1) {
+                *norms = equal;
+            }
+        }
+    }
 }
 
 /// What a silo measured and decided.
@@ -107,7 +124,8 @@ pub fn local_pass<'a>(
                 let of_block = match known {
                     Some(of_block) => of_block,
                     None => {
-                        let of_block = pass.measure()?.norms;
+                        let mut of_block = pass.measure()?.norms;
+                        forget_data_free(layout, block, inputs.data_free, &mut of_block);
                         if let Some(journal) = journal.as_deref_mut() {
                             journal.append(block, &of_block)?;
                         }
@@ -147,7 +165,10 @@ impl LocalPass<'_> {
         JournalKey {
             model,
             calibration: hasher.finalize().into(),
-            recipe: format!("{} {} {}", self.recipe.pruner, self.recipe.group, self.recipe.sparsity),
+            recipe: match self.data_free {
+                [] => format!("{} {} {}", self.recipe.pruner, self.recipe.group, self.recipe.sparsity),
+                taps => format!("{} {} {} {taps:?}", self.recipe.pruner, self.recipe.group, self.recipe.sparsity),
+            },
             compute: self
                 .decoder
                 .map_or_else(String::new, |decoder| format!("{:?} {:?}", decoder.device().location(), decoder.dtype())),

@@ -263,9 +263,6 @@ impl Machine {
     }
 
     fn say_result(&mut self, height: Height, mask_root: Digest) -> Result<(), MachineError> {
-        if self.setup.round.terms().tally == TallyBy::Elected {
-            return Ok(());
-        }
         let me = self.me;
         if let Some(said) = self.state_mut(height).store.results.get(&me) {
             let same = said.content().mask_root == mask_root;

@@ -44,7 +44,7 @@ use fedprune_mask::{Digest, Layout};
 pub use effect::{Effect, Event, Input, MachineError, Outcome};
 pub use message::{MAX_KNOWN, MessageError, Question, ShortId, decode_answer, encode_answer, short_id};
 pub use record::{RECORD_LIMIT, Record};
-pub use store::{MAX_PROPOSALS_A_MEMBER, MAX_VIEWS_A_MEMBER};
+pub use store::{Known, MAX_PROPOSALS_A_MEMBER, MAX_VIEWS_A_MEMBER};
 
 use crate::agreement::{Agreement, Engine, Timer};
 use crate::ballot::largest_body_bytes;
@@ -326,14 +326,9 @@ impl Machine {
         self.state(height)?.store.header_of(member, body)
     }
 
-    /// Everything that is known of a height, as it travels: for transcripts.
-    pub fn messages(&self, height: Height) -> Vec<Vec<u8>> {
-        let Some(state) = self.state(height) else { return Vec::new() };
-        let mut messages = state.store.messages(0);
-        if state.store.settled.is_some() {
-            messages.extend(state.store.unfounded.values().map(|(_, bytes)| bytes.clone()));
-        }
-        messages
+    /// What is known of a height: for transcripts.
+    pub fn known(&self, height: Height) -> Option<Known<'_>> {
+        self.state(height).map(|state| Known(&state.store))
     }
 
     /// Whether some member's body may be asked for: it is of a ballot that somebody signed in this round.

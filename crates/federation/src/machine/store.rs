@@ -269,6 +269,42 @@ impl Store {
     }
 }
 
+/// What is known of one height, to be read.
+pub struct Known<'a>(pub(super) &'a Store);
+
+impl Known<'_> {
+    /// Signed headers of ballots; two of a member that equivocates.
+    pub fn headers(&self) -> impl Iterator<Item = &SignatureChecked<BallotHeader>> {
+        self.0.headers.values().flatten()
+    }
+
+    /// The latest holdings statement of each member.
+    pub fn holdings(&self) -> impl Iterator<Item = &SignatureChecked<Holdings>> {
+        self.0.holdings.values()
+    }
+
+    /// The first result of each member.
+    pub fn results(&self) -> impl Iterator<Item = &SignatureChecked<MaskResult>> {
+        self.0.results.values()
+    }
+
+    /// Proposals with what they rest on, encoded; also those that do not stand up.
+    pub fn proposals(&self) -> impl Iterator<Item = (&SignatureChecked<Proposal>, Vec<u8>)> {
+        let sound = self.0.proposals.values().map(|proposed| (proposed.proposal(), proposed.encode()));
+        sound.chain(self.0.unfounded.values().map(|(proposal, bytes)| (proposal, bytes.clone())))
+    }
+
+    /// What was decided.
+    pub fn settled(&self) -> Option<&Settled> {
+        self.0.settled.as_ref()
+    }
+
+    /// Proof of statements made twice.
+    pub fn evidence(&self) -> impl Iterator<Item = &Evidence> {
+        self.0.evidence.values()
+    }
+}
+
 enum VoteAdded<T> {
     New,
     Known,
