@@ -256,6 +256,7 @@ fn consortiums_are_written_step_by_step() {
     let words = text(at, &["consortium", "show", "c.toml"]);
     assert!(words.contains("missing: `a`") && words.contains("sign c.toml --key KEY"), "{words}");
 
+    fails(at, 1, &["consortium", "sign", "c.toml", "--home", "home"], &["home", "key new --home home"]);
     // a home belongs to one consortium
     json(at, &["key", "new", "--home", "home"]);
     json(at, &["consortium", "add", "c.toml", "--name", "h", "--key", "home/key.pem"]);

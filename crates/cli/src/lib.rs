@@ -55,6 +55,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
     Ok(match &arguments.command {
         Command::Model(ModelCommand::Inspect(inspect)) => Box::new(commands::model_inspect::run(inspect, &meter)?),
         Command::Mask(MaskCommand::Compute(compute)) => Box::new(commands::mask_compute::run(compute, &meter)?),
+        Command::Mask(MaskCommand::Contribute(contribute)) => Box::new(commands::contribute::run(contribute, &meter)?),
         Command::Mask(MaskCommand::Show(show)) => Box::new(commands::mask_show::run(show, &meter)?),
         Command::Tally(tally) => Box::new(commands::tally::run(tally, &meter)?),
         Command::Apply(apply) => Box::new(commands::apply::run(apply, &meter)?),

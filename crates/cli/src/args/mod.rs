@@ -96,6 +96,9 @@ pub enum ModelCommand {
 pub enum MaskCommand {
     /// Compute a mask from calibration text and write it as a ballot.
     Compute(ComputeOptions),
+    /// Write the ballots of a round; what a node runs.
+    #[command(hide = true)]
+    Contribute(ContributeOptions),
     /// Show what ballots, masks and tallies hold, and how far they agree.
     Show(ShowOptions),
 }
@@ -127,6 +130,35 @@ pub struct DeviceOptions {
     /// Compute dtype: f32, bf16 or f16 [default: f32 on the CPU, bf16 on a GPU].
     #[arg(long)]
     pub dtype: Option<ComputeDType>,
+}
+
+/// `fedprune mask contribute`
+#[derive(Debug, Args)]
+pub struct ContributeOptions {
+    /// The consortium's document.
+    #[arg(long, value_name = "FILE")]
+    pub consortium: PathBuf,
+    /// The round's document.
+    #[arg(long, value_name = "FILE")]
+    pub round: PathBuf,
+    /// Whose ballots.
+    #[arg(long, value_name = "NAME")]
+    pub member: String,
+    /// The round's base model.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Calibration text: .txt and .jsonl files, or folders of them.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub data: Vec<PathBuf>,
+    /// Field that holds the text in .jsonl files.
+    #[arg(long, default_value = "text")]
+    pub field: String,
+    /// Device and precision.
+    #[command(flatten)]
+    pub device: DeviceOptions,
+    /// Folder for the ballots.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 /// `fedprune mask compute`

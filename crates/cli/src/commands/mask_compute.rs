@@ -83,15 +83,14 @@ pub fn run(options: &ComputeOptions, meter: &Meter) -> anyhow::Result<ComputeRep
             SamplingMethod::Random => Sampling::Random { seed: options.seed },
             SamplingMethod::Sequential => Sampling::Sequential,
         };
-        let request =
-            WindowRequest {
-                samples: options.nsamples,
-                minimum_samples: options.nsamples,
-                bos: Bos::EachText,
-                sequence_tokens,
-                sampling,
-                field: options.field.clone(),
-            };
+        let request = WindowRequest {
+            samples: options.nsamples,
+            minimum_samples: options.nsamples,
+            bos: Bos::EachText,
+            sequence_tokens,
+            sampling,
+            field: options.field.clone(),
+        };
         let tokenizer = Tokenizer::open(checkpoint.dir())?;
         Some(calibration_windows(checkpoint.config(), &tokenizer, &options.data, &request)?)
     } else {
@@ -105,6 +104,7 @@ pub fn run(options: &ComputeOptions, meter: &Meter) -> anyhow::Result<ComputeRep
         decoder: decoder.as_ref(),
         windows: windows.as_ref().map_or(&[], |windows| &windows.windows),
         recipe,
+        data_free: &[],
     };
     let mut journal = match uses_text {
         true => Some(open_journal(&journal_path(&options.out), &inputs, model_digest, options.restart)?),
@@ -205,13 +205,18 @@ pub(super) fn group_and_sparsity(
 }
 
 /// Where an unfinished run keeps what it has measured: beside the ballot.
-fn journal_path(out: &Path) -> PathBuf {
+pub(super) fn journal_path(out: &Path) -> PathBuf {
     let mut name = out.as_os_str().to_owned();
     name.push(".unfinished");
     PathBuf::from(name)
 }
 
-fn open_journal(path: &Path, inputs: &LocalPass<'_>, model: Digest, restart: bool) -> anyhow::Result<Journal> {
+pub(super) fn open_journal(
+    path: &Path,
+    inputs: &LocalPass<'_>,
+    model: Digest,
+    restart: bool,
+) -> anyhow::Result<Journal> {
     if restart {
         Journal::discard(path)?;
     }

@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod consortium;
+pub mod contribute;
 pub mod demo;
 pub mod eval_perplexity;
 pub mod key;

@@ -30,6 +30,9 @@ pub fn sign(options: &ConsortiumSignOptions) -> anyhow::Result<ConsortiumReport>
             shell(home)
         );
     }
+    if let (Some(home), Some(false)) = (&options.home, key.as_ref().map(|key| key.exists())) {
+        bail!("`{0}` has no key.pem; make a key: {1} key new --home {0}", shell(home), program());
+    }
     let (consortium, text) = read_consortium(source)?;
     // the copy in the home folder is made once, and never of another consortium
     let copy = source != document && !document.exists();
@@ -47,6 +50,9 @@ pub fn sign(options: &ConsortiumSignOptions) -> anyhow::Result<ConsortiumReport>
         }
     }
     let signatures = options.signatures.clone().unwrap_or_else(|| signatures_path(&document));
+    if !folder_of(&signatures).is_dir() {
+        bail!("the folder `{0}` does not exist; create it with: mkdir -p {0}", folder_of(&signatures).display());
+    }
     let mut draft = Draft::new(consortium);
     if signatures.exists() {
         add_signatures(&mut draft, &signatures)?;
@@ -71,9 +77,6 @@ pub fn sign(options: &ConsortiumSignOptions) -> anyhow::Result<ConsortiumReport>
     }
     if copy {
         create_document(&document, text.as_bytes())?;
-    }
-    if !folder_of(&signatures).is_dir() {
-        bail!("the folder `{0}` does not exist; create it with: mkdir -p {0}", folder_of(&signatures).display());
     }
     replace_document(&signatures, &draft.encode_signatures())?;
 

@@ -168,8 +168,8 @@ impl ApprovalReport {
             ("this member", self.member.clone()),
         ];
         rows.extend(self.terms.facts());
-        let warnings: String = self.warnings.iter().map(|warning| format!("warning: {}\n", tame(warning))).collect();
-        format!("{}\n{}{warnings}", facts(&rows), self.preview.text())
+        let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {}", tame(warning))).collect();
+        format!("{}\n{}{warnings}\n", facts(&rows), self.preview.text())
     }
 
     fn text(&self) -> String {

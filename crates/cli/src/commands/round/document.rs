@@ -118,7 +118,8 @@ impl RoundReport {
         ];
         rows.extend(self.terms.facts());
         if let (Some(model), Some(heights)) = (&self.model, self.heights) {
-            rows.push(("model", format!("{model} is the round's; {heights} agreement(s) on it")));
+            let agreements = if heights == 1 { "one agreement".to_owned() } else { format!("{heights} agreements") };
+            rows.push(("model", format!("{model} is the round's; {agreements} on it")));
         }
         let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {}", tame(warning))).collect();
         let model = self.model.as_ref().map_or_else(|| "MODEL".to_owned(), |model| shell(Path::new(model)));

@@ -1,7 +1,7 @@
 //! What will leave a silo that takes part in a round, and what that tells about its text.
 
 use fedprune_federation::Ratified;
-use fedprune_federation::round::{Ballots, DataFree, Round, Strategy, TallyBy};
+use fedprune_federation::round::{Ballots, DataFree, Round, Scaling, Strategy, TallyBy};
 use fedprune_mask::{Layout, Tap};
 use serde::Serialize;
 
@@ -77,7 +77,7 @@ impl Preview {
             ballot_bytes,
             reveals: reveals(round),
             minimum_calibration_tokens: terms.calibration.map(|calibration| calibration.minimum_calibration_tokens),
-            stays: stays(consortium),
+            stays: stays(round, consortium),
         }
     }
 
@@ -112,25 +112,23 @@ fn sends(round: &Round, ballot_bytes: Option<BallotBytes>) -> Vec<Message> {
     let holds = match (terms.ballots, uses_norms) {
         (_, false) => "the magnitude mask, a function of the model alone",
         (Ballots::MaskOnly, true) => "this silo's pruning mask, one bit a weight",
-        (Ballots::Auto, true) => {
-            "the norm of each input channel over this silo's text (or its mask, where that is smaller)"
-        }
+        (Ballots::Auto, true) => "the norm of each input channel over this silo's text, or its mask",
     };
     let times = match terms.strategy {
-        Strategy::OneShot => "one ballot",
-        Strategy::Iterative => "one ballot a decoder block",
+        Strategy::OneShot => "one",
+        Strategy::Iterative => "one a decoder block, together",
     };
     let size = match ballot_bytes {
         Some(BallotBytes { about, at_most, .. }) if about == at_most => format!("about {}", bytes(about)),
-        Some(BallotBytes { about, at_most, .. }) => format!("about {}, at most {}", bytes(about), bytes(at_most)),
-        None => "of a size that --model DIR would tell".to_owned(),
+        Some(BallotBytes { about, at_most, .. }) => format!("about {} (at most {})", bytes(about), bytes(at_most)),
+        None => "of a size that --model DIR tells".to_owned(),
     };
     let proposals = match terms.tally {
         TallyBy::EveryPeer => "which ballots count, when it is this member's turn",
         TallyBy::Elected => "which ballots count and the mask root, when it is this member's turn",
     };
     vec![
-        Message { what: "ballot", says: format!("{times}: {holds}; {size} in all") },
+        Message { what: "ballot", says: format!("{times}, {size}: {holds}") },
         Message {
             what: "signed ballot header",
             says: "digest and size of the ballot, and the time by this machine's clock".to_owned(),
@@ -164,21 +162,28 @@ fn reveals(round: &Round) -> Vec<String> {
         );
     } else {
         lines.extend([
-            "Those of block 0's q, k and v add up word by word, so that words can be told from them: of a text of 64"
+            "Those of block 0's q, k and v add up word by word, so that words can be told from them: on SmolLM2-135M, of a"
                 .to_owned(),
-            "tokens all 54 different ones were among the 60 best guesses, of 512 tokens 70 among the best 100. Long texts"
+            "text of 64 tokens all 54 different ones were among the 60 best guesses, of 512 tokens 70 among the best 100."
                 .to_owned(),
-            "hide single words better; `data_free = [\"block0.qkv\"]` in the round withholds these votes.".to_owned(),
+            "Longer texts hide single words better, and `data_free = [\"block0.qkv\"]` in the round withholds these votes."
+                .to_owned(),
         ]);
     }
     lines
 }
 
-fn stays(consortium: &Ratified) -> Vec<String> {
+fn stays(round: &Round, consortium: &Ratified) -> Vec<String> {
     let (name, members) = (consortium.consortium().name(), consortium.members().len());
+    let published = match round.terms().scaling {
+        Scaling::None => "the pruned model tells no more than the global mask does",
+        Scaling::Support => {
+            "the pruned model tells the global mask, and by its scale how many voted to keep each weight"
+        }
+    };
     vec![
         format!("All {members} members of `{name}` get every ballot and every signed message, whole."),
         "Each keeps them in the transcript of the round, and so does everybody to whom a member hands it.".to_owned(),
-        "What was sent cannot be taken back; the pruned model tells no more than the global mask does.".to_owned(),
+        format!("What was sent cannot be taken back; {published}."),
     ]
 }
