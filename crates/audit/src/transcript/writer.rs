@@ -180,16 +180,7 @@ impl TranscriptWriter {
         if fs::hard_link(from, &path).is_ok() {
             return Ok(());
         }
-        let unfinished = path.with_file_name(UNFINISHED);
-        fs::copy(from, &unfinished).map_err(io(&unfinished))?;
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(File::open(&unfinished).map_err(io(&unfinished))?).map_err(io(&unfinished))?;
-        if Digest::from(hasher.finalize()) != body {
-            fs::remove_file(&unfinished).map_err(io(&unfinished))?;
-            return Err(WriteError::Body { path: from.to_owned(), expected: body });
-        }
-        File::open(&unfinished).and_then(|file| file.sync_all()).map_err(io(&unfinished))?;
-        fs::rename(&unfinished, &path).map_err(io(&path))
+        copy_body(body, from, &path)
     }
 
     /// Unsigned facts; those written before are replaced.
@@ -231,5 +222,36 @@ impl TranscriptWriter {
             fs::create_dir_all(folder).map_err(io(folder))?;
         }
         Ok(path)
+    }
+}
+
+/// Copies a body to `path` if it is the one named.
+fn copy_body(body: Digest, from: &Path, path: &Path) -> Result<(), WriteError> {
+    let unfinished = path.with_file_name(UNFINISHED);
+    fs::copy(from, &unfinished).map_err(io(&unfinished))?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(&unfinished).map_err(io(&unfinished))?).map_err(io(&unfinished))?;
+    if Digest::from(hasher.finalize()) != body {
+        fs::remove_file(&unfinished).map_err(io(&unfinished))?;
+        return Err(WriteError::Body { path: from.to_owned(), expected: body });
+    }
+    File::open(&unfinished).and_then(|file| file.sync_all()).map_err(io(&unfinished))?;
+    fs::rename(&unfinished, path).map_err(io(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_the_ballot_named_or_is_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, path) = (folder.path().join("blob"), folder.path().join("ballot"));
+        fs::write(&from, b"some ballot").unwrap();
+        let error = copy_body(Digest::of(b"another"), &from, &path).unwrap_err();
+        assert!(matches!(error, WriteError::Body { .. }), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        copy_body(Digest::of(b"some ballot"), &from, &path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"some ballot");
     }
 }

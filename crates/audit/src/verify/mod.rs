@@ -87,7 +87,7 @@ pub enum AuditError {
         /// The folder.
         path: PathBuf,
         /// Why.
-        source: CheckpointError,
+        source: Box<CheckpointError>,
     },
     /// No such folder.
     #[error("`{}` is no folder; give the pruned checkpoint that is to be checked", .0.display())]
@@ -140,7 +140,7 @@ pub fn verify(
     if let Some(pruned) = options.pruned.filter(|pruned| !pruned.is_dir()) {
         return Err(AuditError::NoPruned(pruned.to_owned()));
     }
-    let checkpoint = options.model.map(|path| model::open(path)).transpose()?;
+    let checkpoint = options.model.map(model::open).transpose()?;
     note_files(&transcript, &mut ledger);
     let Some((consortium, round)) = founding::check(&transcript, options, &mut ledger) else {
         let why = "what comes before it failed".to_owned();

@@ -55,7 +55,7 @@ impl Model {
 
 /// Opens the auditor's model.
 pub(super) fn open(path: &Path) -> Result<Checkpoint, AuditError> {
-    Checkpoint::open(path).map_err(|source| AuditError::Model { path: path.to_owned(), source })
+    Checkpoint::open(path).map_err(|source| AuditError::Model { path: path.to_owned(), source: Box::new(source) })
 }
 
 /// Compares everything that the round says about its model.
