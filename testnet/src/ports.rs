@@ -96,7 +96,12 @@ mod tests {
         }
         drop(reserved);
         for port in &ports {
-            Reserved::of(*port).unwrap();
+            // a process that another test is just starting may hold a copy of the socket for a moment
+            let free = || {
+                std::thread::yield_now();
+                Reserved::of(*port).is_ok()
+            };
+            assert!((0..100_000).any(|_| free()), "{port}");
         }
         ports.sort_unstable();
         ports.dedup();
