@@ -12,9 +12,17 @@ const OURS: &[(&str, &[&str])] = &[
     ("fedprune-model", &["fedprune-checkpoint", "fedprune-mask"]),
     ("fedprune-prune", &["fedprune-checkpoint", "fedprune-mask", "fedprune-model"]),
     ("fedprune-federation", &["fedprune-mask"]),
+    ("fedprune-testnet", &["fedprune-federation", "fedprune-mask"]),
     (
         "fedprune-cli",
-        &["fedprune-checkpoint", "fedprune-federation", "fedprune-mask", "fedprune-model", "fedprune-prune"],
+        &[
+            "fedprune-checkpoint",
+            "fedprune-federation",
+            "fedprune-mask",
+            "fedprune-model",
+            "fedprune-prune",
+            "fedprune-testnet",
+        ],
     ),
 ];
 

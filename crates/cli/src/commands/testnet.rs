@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::demo::bundled;
 use crate::args::TestnetRunOptions;
-use crate::files::shell;
+use crate::files::{self, shell};
 use crate::interrupt::{self, Stopped};
 use crate::output::{bytes, facts, table, tame};
 use crate::progress::Meter;
@@ -56,7 +56,16 @@ pub fn run(options: &TestnetRunOptions, meter: &Meter) -> anyhow::Result<Testnet
     );
     drop(board);
     match ran {
-        Ok(report) => Ok(TestnetReport(report)),
+        Ok(mut report) => {
+            // nodes are started by the program's full path; people type it as they did
+            let full = shell(&program);
+            for command in &mut report.look_further {
+                if let Some(arguments) = command.strip_prefix(&full) {
+                    *command = format!("{}{arguments}", files::program());
+                }
+            }
+            Ok(TestnetReport(report))
+        }
         Err(error) => {
             if let Some(folder) = folder {
                 meter.say(&format!("what was made until then is in {}", shell(&folder)));
