@@ -247,7 +247,7 @@ fn silo_report(name: &str, record: &Record, phase: &Phase, audit: Option<String>
         phase: phase.clone(),
         outcome: finished.map(|finished| finished.outcome),
         ballot_bytes: ballots().map(|ballots| ballots.fold(0, |sum: u64, ballot| sum.saturating_add(ballot.bytes))),
-        ballot_seconds: ballots().map(|ballots| ballots.map(|ballot| ballot.seconds).sum()),
+        ballot_seconds: ballots().map(|ballots| ballots.map(|ballot| ballot.seconds).fold(0.0, f64::max)),
         seconds: finished.map(|finished| finished.at.as_secs_f64()),
         sent_bytes: finished.map(|finished| finished.sent_bytes),
         received_bytes: finished.map(|finished| finished.received_bytes),

@@ -48,13 +48,13 @@ pub struct SiloReport {
     pub outcome: Option<Outcome>,
     /// Bytes of all its ballots.
     pub ballot_bytes: Option<u64>,
-    /// Seconds that its ballots took.
+    /// Seconds from the start of its process until it had its last ballot.
     pub ballot_seconds: Option<f64>,
     /// Seconds from the start of the first node until it had finished.
     pub seconds: Option<f64>,
-    /// Bytes that its last process sent.
+    /// Bytes that it sent, over all its processes.
     pub sent_bytes: Option<u64>,
-    /// Bytes that its last process received.
+    /// Bytes that it received, over all its processes.
     pub received_bytes: Option<u64>,
     /// How often it was killed.
     pub kills: usize,

@@ -116,6 +116,7 @@ pub(crate) struct Record {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct OwnBallot {
     pub(crate) bytes: u64,
+    /// Since the start of the process.
     pub(crate) seconds: f64,
 }
 

@@ -314,12 +314,12 @@ fn the_first_aggregator_is_the_one_that_is_killed() {
     for name in SILOS {
         fake.node(
             name,
-            "if [ \"$fail_at\" = before-propose ]; then echo x >> \"$here/$name.died\"; kill -9 $$; fi; well",
+            "if [ \"$fail_at\" = proposal-written ]; then echo x >> \"$here/$name.died\"; kill -9 $$; fi; well",
         );
     }
     let rotation = Rotation::new(fake.round.id(), Height(0), fake.consortium.quorum());
     let first = fake.consortium.member(rotation.aggregator(0)).unwrap().name.clone();
-    let report = fake.run("[[perturb]]\nwho = \"aggregator\"\npoint = \"before-propose\"\n");
+    let report = fake.run("[[perturb]]\nwho = \"aggregator\"\npoint = \"proposal-written\"\n");
     assert!(report.passed, "{report:#?}");
     for silo in &report.silos {
         assert_eq!((silo.kills, silo.phase == Phase::Killed), if silo.name == first { (1, true) } else { (0, false) });

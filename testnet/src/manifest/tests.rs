@@ -134,7 +134,7 @@ fn kills_say_when_and_can_happen() {
     let restart_after = Some(Duration::from_millis(5));
     assert_eq!(silo.kills, [Kill { when: KillWhen::Event("ballot".to_owned()), restart_after }]);
     assert!(silo.must_finish());
-    assert!(!with("kill = { point = \"after-header\" }").unwrap().silos[0].must_finish());
+    assert!(!with("kill = { point = \"header-written\" }").unwrap().silos[0].must_finish());
     for (wrong, why) in [
         ("kill = {}", "one of `point`, `event` and `after_ms`"),
         ("kill = { point = \"x\", after_ms = 1 }", "one of"),
@@ -157,8 +157,8 @@ fn kills_say_when_and_can_happen() {
 
 #[test]
 fn an_aggregator_is_named_by_its_turn() {
-    let manifest = with("[[perturb]]\nwho = \"aggregator\"\nview = 1\npoint = \"before-propose\"\n").unwrap();
-    let when = KillWhen::Point("before-propose".to_owned());
+    let manifest = with("[[perturb]]\nwho = \"aggregator\"\nview = 1\npoint = \"proposal-written\"\n").unwrap();
+    let when = KillWhen::Point("proposal-written".to_owned());
     let kill = Kill { when, restart_after: None };
     assert_eq!(manifest.aggregator_kills, [AggregatorKill { height: 0, view: 1, kill }]);
 }

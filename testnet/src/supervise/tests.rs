@@ -123,8 +123,8 @@ fn a_node_that_ends_early_fails_at_once() {
 
 #[test]
 fn a_kill_at_a_point_is_the_nodes_own_and_is_followed_by_a_plain_start() {
-    let mut supervisor = two("kill = { point = \"after-header\", restart_after_ms = 300 }");
-    let armed = Action::Start { silo: 1, fail_at: Some("after-header".to_owned()) };
+    let mut supervisor = two("kill = { point = \"header-written\", restart_after_ms = 300 }");
+    let armed = Action::Start { silo: 1, fail_at: Some("header-written".to_owned()) };
     assert_eq!(supervisor.pass(0), [start(0), armed]);
     supervisor.exit(100, 1, None);
     assert_eq!(supervisor.phases().nth(1).unwrap().1, &Phase::Killed);
@@ -139,14 +139,14 @@ fn a_kill_at_a_point_is_the_nodes_own_and_is_followed_by_a_plain_start() {
 
 #[test]
 fn a_point_that_is_not_reached_fails() {
-    let mut supervisor = two("kill = { point = \"after-header\", restart_after_ms = 300 }");
+    let mut supervisor = two("kill = { point = \"header-written\", restart_after_ms = 300 }");
     let _ = supervisor.pass(0);
     supervisor.finish(500, 1);
     let reason = supervisor.reason();
-    assert!(reason.contains("never happened") && reason.contains("after-header"), "{reason}");
+    assert!(reason.contains("never happened") && reason.contains("header-written"), "{reason}");
 
     // an exit with a code is the node's own failure, not the kill
-    let mut supervisor = two("kill = { point = \"after-header\" }");
+    let mut supervisor = two("kill = { point = \"header-written\" }");
     let _ = supervisor.pass(0);
     supervisor.exit(10, 1, Some(2));
     assert!(supervisor.reason().contains("ended with code 2"), "{}", supervisor.reason());

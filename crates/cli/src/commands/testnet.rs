@@ -125,7 +125,7 @@ impl TestnetReport {
 
     fn text(&self) -> String {
         let report = &self.0;
-        let header = ["silo", "state", "ballot", "made in s", "done at s", "sent", "received", "mask", "transcript"];
+        let header = ["silo", "state", "ballot", "ballot at s", "done at s", "sent", "received", "mask", "transcript"];
         let rows: Vec<Vec<String>> = report.silos.iter().map(row).collect();
         let checks: String = report
             .checks
