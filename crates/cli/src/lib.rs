@@ -3,7 +3,11 @@
 //! [`args`] is what can be typed; [`commands`] has one file a command, each returning a report; [`output`] prints a
 //! report as text for people or JSON for machines; [`progress`] says on standard error how far things are.
 //!
-//! Standard output carries the report alone. Exit codes: 0 done, 1 failed, 2 not understood, 130 stopped by a signal.
+//! Standard output carries the report alone. Exit codes: 0 done, 1 failed, 2 not understood, 130 stopped by a signal;
+//! `audit verify` has 10, 11 and 12 for the verdicts that are not VERIFIED.
+
+#[cfg(not(any(feature = "silo", feature = "federation", feature = "audit")))]
+compile_error!("`fedprune` without any command; enable at least one of the features `silo`, `federation`, `audit`");
 
 pub mod args;
 pub mod commands;
@@ -17,10 +21,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{
-    Arguments, Command, ConsortiumCommand, EvalCommand, KeyCommand, MaskCommand, ModelCommand, RoundCommand,
-    TestnetCommand,
-};
+#[cfg(feature = "audit")]
+use args::AuditCommand;
+use args::{Arguments, Command};
+#[cfg(feature = "federation")]
+use args::{ConsortiumCommand, KeyCommand, RoundCommand, TestnetCommand};
+#[cfg(feature = "silo")]
+use args::{EvalCommand, MaskCommand, ModelCommand};
 use output::Report;
 use progress::Meter;
 
@@ -53,25 +60,47 @@ pub fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
     let meter = Meter::new(arguments.global.quiet);
     Ok(match &arguments.command {
+        #[cfg(feature = "silo")]
         Command::Model(ModelCommand::Inspect(inspect)) => Box::new(commands::model_inspect::run(inspect, &meter)?),
+        #[cfg(feature = "silo")]
         Command::Mask(MaskCommand::Compute(compute)) => Box::new(commands::mask_compute::run(compute, &meter)?),
+        #[cfg(feature = "federation")]
         Command::Mask(MaskCommand::Contribute(contribute)) => Box::new(commands::contribute::run(contribute, &meter)?),
+        #[cfg(feature = "silo")]
         Command::Mask(MaskCommand::Show(show)) => Box::new(commands::mask_show::run(show, &meter)?),
+        #[cfg(feature = "silo")]
         Command::Tally(tally) => Box::new(commands::tally::run(tally, &meter)?),
+        #[cfg(feature = "silo")]
         Command::Apply(apply) => Box::new(commands::apply::run(apply, &meter)?),
+        #[cfg(feature = "silo")]
         Command::Eval(EvalCommand::Perplexity(perplexity)) => {
             Box::new(commands::eval_perplexity::run(perplexity, &meter)?)
         }
+        #[cfg(feature = "federation")]
         Command::Key(KeyCommand::New(new)) => Box::new(commands::key::new(new)?),
+        #[cfg(feature = "federation")]
         Command::Key(KeyCommand::Show(show)) => Box::new(commands::key::show(show)?),
+        #[cfg(feature = "federation")]
         Command::Consortium(ConsortiumCommand::New(new)) => Box::new(commands::consortium::new(new)?),
+        #[cfg(feature = "federation")]
         Command::Consortium(ConsortiumCommand::Add(add)) => Box::new(commands::consortium::add(add)?),
+        #[cfg(feature = "federation")]
         Command::Consortium(ConsortiumCommand::Sign(sign)) => Box::new(commands::consortium::sign(sign)?),
+        #[cfg(feature = "federation")]
         Command::Consortium(ConsortiumCommand::Show(show)) => Box::new(commands::consortium::show(show)?),
+        #[cfg(feature = "federation")]
         Command::Round(RoundCommand::New(new)) => Box::new(commands::round::new(new, &meter)?),
+        #[cfg(feature = "federation")]
         Command::Round(RoundCommand::Show(show)) => Box::new(commands::round::show(show, &meter)?),
+        #[cfg(feature = "federation")]
         Command::Round(RoundCommand::Approve(approve)) => Box::new(commands::round::approve(approve, &meter)?),
+        #[cfg(feature = "audit")]
+        Command::Audit(AuditCommand::Verify(verify)) => Box::new(commands::audit::verify(verify, &meter)?),
+        #[cfg(feature = "audit")]
+        Command::Audit(AuditCommand::Show(show)) => Box::new(commands::audit::show(show)?),
+        #[cfg(feature = "federation")]
         Command::Testnet(TestnetCommand::Run(run)) => Box::new(commands::testnet::run(run, &meter)?),
+        #[cfg(feature = "federation")]
         Command::Demo(demo) => Box::new(commands::demo::run(demo, &meter)?),
     })
 }

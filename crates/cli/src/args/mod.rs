@@ -1,28 +1,48 @@
 //! What can be typed. No file is opened and nothing is computed here.
 //!
-//! [`federation`] has what is typed about keys, consortiums and rounds.
+//! | module | feature | what is typed about |
+//! |---|---|---|
+//! | `silo` | `silo` | models, masks, pruned copies |
+//! | `federation`, `testnet`, `demo` | `federation` | keys, consortiums, rounds, nodes |
+//! | `audit` | `audit` | transcripts |
 
+#[cfg(feature = "audit")]
+pub mod audit;
+#[cfg(feature = "federation")]
+pub mod demo;
+#[cfg(feature = "federation")]
 pub mod federation;
+#[cfg(feature = "silo")]
+pub mod silo;
+#[cfg(feature = "federation")]
 pub mod testnet;
 
-use std::path::PathBuf;
-
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use fedprune_mask::score::Pruner;
-use fedprune_mask::{Group, Sparsity};
-use fedprune_model::{ComputeDType, DeviceName};
 
+#[cfg(feature = "audit")]
+pub use audit::{AuditCommand, AuditShowOptions, AuditVerifyOptions};
+#[cfg(feature = "federation")]
+pub use demo::DemoOptions;
+#[cfg(feature = "federation")]
 pub use federation::{
     BosChoice, ConsortiumAddOptions, ConsortiumCommand, ConsortiumNewOptions, ConsortiumShowOptions,
     ConsortiumSignOptions, KeyCommand, KeyNewOptions, KeyShowOptions, RoundApproveOptions, RoundCommand,
     RoundNewOptions, RoundShowOptions, ScalingChoice, StrategyChoice, TallyChoice,
 };
+#[cfg(feature = "federation")]
+pub use silo::ContributeOptions;
+#[cfg(feature = "silo")]
+pub use silo::{
+    ApplyOptions, Ballots, ComputeOptions, DeviceOptions, EvalCommand, InspectOptions, MaskCommand, ModelCommand,
+    PerplexityOptions, SamplingMethod, Scale, ShowOptions, SparsityOrPattern, TallyOptions,
+};
+#[cfg(feature = "federation")]
 pub use testnet::{TestnetCommand, TestnetRunOptions};
 
 /// Prune one large language model together, without sharing text.
 #[derive(Debug, Parser)]
 #[command(name = "fedprune", version, max_term_width = 120, arg_required_else_help = true)]
-#[command(after_help = "Start here: fedprune demo")]
+#[cfg_attr(feature = "federation", command(after_help = "Start here: fedprune demo"))]
 pub struct Arguments {
     /// Options of every command.
     #[command(flatten)]
@@ -56,283 +76,44 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Look at a checkpoint.
+    #[cfg(feature = "silo")]
     #[command(subcommand)]
     Model(ModelCommand),
     /// Compute and look at pruning masks.
+    #[cfg(feature = "silo")]
     #[command(subcommand)]
     Mask(MaskCommand),
     /// Count ballots into one global mask.
+    #[cfg(feature = "silo")]
     Tally(TallyOptions),
     /// Write a pruned copy of a checkpoint.
+    #[cfg(feature = "silo")]
     Apply(ApplyOptions),
     /// Measure a model.
+    #[cfg(feature = "silo")]
     #[command(subcommand)]
     Eval(EvalCommand),
     /// Make and look at the keys of members.
+    #[cfg(feature = "federation")]
     #[command(subcommand)]
     Key(KeyCommand),
     /// Write down who takes part, and sign it.
+    #[cfg(feature = "federation")]
     #[command(subcommand)]
     Consortium(ConsortiumCommand),
     /// Write down what is pruned and how, and approve it.
+    #[cfg(feature = "federation")]
     #[command(subcommand)]
     Round(RoundCommand),
+    /// Check what a finished round left behind, trusting nobody.
+    #[cfg(feature = "audit")]
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Run a network of nodes on this machine.
+    #[cfg(feature = "federation")]
     #[command(subcommand)]
     Testnet(TestnetCommand),
     /// Prune the bundled model with four bundled texts and measure what it costs.
+    #[cfg(feature = "federation")]
     Demo(DemoOptions),
-}
-
-/// `fedprune model …`
-#[derive(Debug, Subcommand)]
-pub enum ModelCommand {
-    /// Architecture, sizes and digests of a checkpoint.
-    Inspect(InspectOptions),
-}
-
-/// `fedprune mask …`
-#[derive(Debug, Subcommand)]
-pub enum MaskCommand {
-    /// Compute a mask from calibration text and write it as a ballot.
-    Compute(ComputeOptions),
-    /// Write the ballots of a round; what a node runs.
-    #[command(hide = true)]
-    Contribute(ContributeOptions),
-    /// Show what ballots, masks and tallies hold, and how far they agree.
-    Show(ShowOptions),
-}
-
-/// `fedprune eval …`
-#[derive(Debug, Subcommand)]
-pub enum EvalCommand {
-    /// Perplexity on a text.
-    Perplexity(PerplexityOptions),
-}
-
-/// `fedprune model inspect`
-#[derive(Debug, Args)]
-pub struct InspectOptions {
-    /// Folder with config.json and model.safetensors (or an index with shards).
-    #[arg(value_name = "DIR")]
-    pub model: PathBuf,
-    /// Also list every prunable matrix.
-    #[arg(long)]
-    pub matrices: bool,
-}
-
-/// Where and how the decoder computes.
-#[derive(Debug, Clone, Args)]
-pub struct DeviceOptions {
-    /// Device: cpu or cuda:N.
-    #[arg(long, default_value = "cpu")]
-    pub device: DeviceName,
-    /// Compute dtype: f32, bf16 or f16 [default: f32 on the CPU, bf16 on a GPU].
-    #[arg(long)]
-    pub dtype: Option<ComputeDType>,
-}
-
-/// `fedprune mask contribute`
-#[derive(Debug, Args)]
-pub struct ContributeOptions {
-    /// The consortium's document.
-    #[arg(long, value_name = "FILE")]
-    pub consortium: PathBuf,
-    /// The round's document.
-    #[arg(long, value_name = "FILE")]
-    pub round: PathBuf,
-    /// Whose ballots.
-    #[arg(long, value_name = "NAME")]
-    pub member: String,
-    /// The round's base model.
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
-    /// Calibration text: .txt and .jsonl files, or folders of them.
-    #[arg(long, value_name = "PATH", num_args = 1..)]
-    pub data: Vec<PathBuf>,
-    /// Field that holds the text in .jsonl files.
-    #[arg(long, default_value = "text")]
-    pub field: String,
-    /// Device and precision.
-    #[command(flatten)]
-    pub device: DeviceOptions,
-    /// Folder for the ballots.
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-}
-
-/// `fedprune mask compute`
-#[derive(Debug, Args)]
-pub struct ComputeOptions {
-    /// Checkpoint folder in Hugging Face layout.
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
-    /// Calibration text: .txt and .jsonl files, or folders of them. Not needed by --pruner magnitude.
-    #[arg(long, value_name = "PATH", num_args = 1..)]
-    pub data: Vec<PathBuf>,
-    /// Fraction of weights to prune: 0.5, 57/100, or a pattern n:m, n pruned of each m (1:4 prunes a quarter)
-    /// [default: 0.5, or what the group fixes].
-    #[arg(long)]
-    pub sparsity: Option<SparsityOrPattern>,
-    /// Pool within which weights compete for being kept: `row` (one output of a matrix), `column` (one input),
-    /// `layer` (a whole matrix), or n:m (n pruned of each m inputs in a row) [default: row].
-    #[arg(long)]
-    pub local_group: Option<Group>,
-    /// Scoring rule: wanda, magnitude or ria.
-    #[arg(long, default_value = "wanda")]
-    pub pruner: Pruner,
-    /// Where to write the ballot.
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
-    /// Number of calibration windows.
-    #[arg(long, default_value_t = 128)]
-    pub nsamples: usize,
-    /// Tokens per calibration window [default: 2048, or the model's longest].
-    #[arg(long)]
-    pub seqlen: Option<usize>,
-    /// Seed of the random choice of windows.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// How windows are chosen.
-    #[arg(long, value_enum, default_value_t = SamplingMethod::Random)]
-    pub sampling: SamplingMethod,
-    /// Field of .jsonl records that holds the text.
-    #[arg(long, default_value = "text")]
-    pub field: String,
-    /// What the ballot may hold: the smallest encoding, or only functions of the mask itself.
-    #[arg(long, value_enum, default_value_t = Ballots::Auto)]
-    pub ballots: Ballots,
-    /// Discard an unfinished run instead of continuing it.
-    #[arg(long)]
-    pub restart: bool,
-    /// Device and dtype.
-    #[command(flatten)]
-    pub device: DeviceOptions,
-}
-
-/// How calibration windows are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SamplingMethod {
-    /// Starts drawn uniformly, seeded.
-    Random,
-    /// Window i is tokens [i·seqlen, (i+1)·seqlen) of each file in turn.
-    Sequential,
-}
-
-/// What a ballot may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Ballots {
-    /// Norm vectors where they are smallest: about 100 times smaller than bits.
-    Auto,
-    /// Bits only.
-    MaskOnly,
-}
-
-/// `--sparsity 0.5` or `--sparsity 2:4`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SparsityOrPattern {
-    /// A fraction of each pool.
-    Fraction(Sparsity),
-    /// An n:m group, which is a group and a sparsity at once.
-    Pattern(Group),
-}
-
-impl std::str::FromStr for SparsityOrPattern {
-    type Err = fedprune_mask::sparsity::SparsityError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.contains(':') { text.parse().map(Self::Pattern) } else { text.parse().map(Self::Fraction) }
-    }
-}
-
-/// `fedprune mask show`
-#[derive(Debug, Args)]
-pub struct ShowOptions {
-    /// Ballots, masks or tallies.
-    #[arg(value_name = "FILE", required = true)]
-    pub files: Vec<PathBuf>,
-    /// The checkpoint they were made for; with it, sparsity per matrix and agreement between files are shown.
-    #[arg(long, value_name = "DIR")]
-    pub model: Option<PathBuf>,
-    /// List every matrix, not the seven kinds.
-    #[arg(long, requires = "model")]
-    pub matrices: bool,
-}
-
-/// `fedprune tally`
-#[derive(Debug, Args)]
-pub struct TallyOptions {
-    /// Ballots, one a silo; a ballot's file name, without its ending, names its silo.
-    #[arg(value_name = "FILE", required = true)]
-    pub ballots: Vec<PathBuf>,
-    /// The checkpoint they were made for.
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
-    /// Pool within which weights compete in the global mask [default: layer, or the ballots' n:m].
-    #[arg(long)]
-    pub global_group: Option<Group>,
-    /// Tally weight of each ballot, in the order of the files [default: 1 each].
-    #[arg(long, value_delimiter = ',', value_name = "N,N,…", value_parser = clap::value_parser!(u32).range(1..))]
-    pub weights: Vec<u32>,
-    /// Where to write the tally.
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
-}
-
-/// `fedprune apply`
-#[derive(Debug, Args)]
-pub struct ApplyOptions {
-    /// Checkpoint folder in Hugging Face layout.
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
-    /// A ballot, mask or tally made for it.
-    #[arg(long, value_name = "FILE")]
-    pub mask: PathBuf,
-    /// Folder to write; must not exist.
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    /// Scale kept weights by the share of silos that voted to keep them (needs a tally; usually worse than not).
-    #[arg(long, value_enum)]
-    pub scale: Option<Scale>,
-}
-
-/// How kept weights are scaled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Scale {
-    /// W × (m − count) / m, where count of m votes were to prune.
-    Support,
-}
-
-/// `fedprune eval perplexity`
-#[derive(Debug, Args)]
-pub struct PerplexityOptions {
-    /// Checkpoint folder in Hugging Face layout.
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
-    /// Evaluation text: .txt and .jsonl files, or folders of them.
-    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
-    pub data: Vec<PathBuf>,
-    /// Tokens per window [default: 2048, or the model's longest].
-    #[arg(long)]
-    pub seqlen: Option<usize>,
-    /// Evaluate at most this many windows.
-    #[arg(long)]
-    pub max_windows: Option<usize>,
-    /// Field of .jsonl records that holds the text.
-    #[arg(long, default_value = "text")]
-    pub field: String,
-    /// Device and dtype.
-    #[command(flatten)]
-    pub device: DeviceOptions,
-}
-
-/// `fedprune demo`
-#[derive(Debug, Args)]
-pub struct DemoOptions {
-    /// Folder for everything it makes [default: a new folder below the current one].
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// Fraction of weights to prune.
-    #[arg(long, default_value = "0.5")]
-    pub sparsity: Sparsity,
 }

@@ -1,58 +1,42 @@
 //! One file a command; each `run` takes what was typed and returns a report.
 
+#[cfg(feature = "silo")]
 pub mod apply;
+#[cfg(feature = "audit")]
+pub mod audit;
+#[cfg(feature = "federation")]
 pub mod consortium;
+#[cfg(feature = "federation")]
 pub mod contribute;
+#[cfg(feature = "federation")]
 pub mod demo;
+#[cfg(feature = "silo")]
 pub mod eval_perplexity;
+#[cfg(feature = "federation")]
 pub mod key;
+#[cfg(feature = "silo")]
 pub mod mask_compute;
+#[cfg(feature = "silo")]
 pub mod mask_show;
+#[cfg(feature = "silo")]
 pub mod model_inspect;
+#[cfg(feature = "federation")]
 pub mod round;
+#[cfg(feature = "silo")]
 pub mod tally;
+#[cfg(feature = "federation")]
 pub mod testnet;
 
+#[cfg(feature = "federation")]
 mod home;
+#[cfg(feature = "silo")]
 mod mask_file;
+#[cfg(feature = "silo")]
 mod model_card;
+#[cfg(feature = "federation")]
 mod peer_id;
+#[cfg(feature = "silo")]
+mod shared;
 
-use anyhow::Context;
-use fedprune_checkpoint::{Checkpoint, ModelConfig};
-use fedprune_mask::Digest;
-use fedprune_mask::ballot::EncodeError;
-use fedprune_model::{ComputeDType, Decoder};
-
-use crate::args::DeviceOptions;
-use crate::progress::Meter;
-
-/// Length of a window when none is asked for, in tokens: what the papers use, as far as the model goes.
-const DEFAULT_SEQUENCE_TOKENS: usize = 2048;
-
-/// Hashes all weights of `checkpoint`.
-fn content_digest(checkpoint: &Checkpoint, meter: &Meter) -> Digest {
-    let task = meter.task("reading the model", checkpoint.digest_bytes(), true);
-    checkpoint.content_digest(&task.counter())
-}
-
-/// An error of writing a ballot or mask, as what it is.
-fn encode_error(error: EncodeError<anyhow::Error>) -> anyhow::Error {
-    match error {
-        EncodeError::Ballot(error) => error.into(),
-        EncodeError::Caller(error) => error,
-    }
-}
-
-/// `--seqlen`, or its default for this model.
-fn sequence_tokens(asked: Option<usize>, config: &ModelConfig) -> usize {
-    asked.unwrap_or_else(|| DEFAULT_SEQUENCE_TOKENS.min(config.max_position_embeddings))
-}
-
-/// A decoder on the device asked for.
-fn decoder(checkpoint: &Checkpoint, options: &DeviceOptions, sequence_tokens: usize) -> anyhow::Result<Decoder> {
-    let device = options.device.open()?;
-    let dtype = options.dtype.unwrap_or_else(|| ComputeDType::default_for(&device)).candle();
-    Decoder::new(checkpoint, &device, dtype, sequence_tokens)
-        .with_context(|| format!("cannot run the model on {}", options.device))
-}
+#[cfg(feature = "silo")]
+use shared::{content_digest, decoder, encode_error, sequence_tokens};
