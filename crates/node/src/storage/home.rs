@@ -1,0 +1,445 @@
+//! The home folder of a member.
+//!
+//! ```text
+//! HOME/lock                                    held by the running node, with its process id
+//! HOME/key.pem                                 signing key; mode 0600
+//! HOME/peer-key.pem                            libp2p key, when it is not the signing key; mode 0600
+//! HOME/consortium.toml  consortium.signatures  who may take part, and that all of them agreed to it
+//! HOME/rounds/<round id>/round.toml            what the round is
+//! HOME/rounds/<round id>/approval.json         that this member's operator approved it
+//! HOME/rounds/<round id>/wal/  blobs/  index.redb  status.json  transcript/     what the node makes
+//! ```
+//!
+//! Two nodes on one home would sign two things for one slot, so a node holds a lock (which the system lets go
+//! of when the process ends, however it ends). A *copy* of a home has a lock of its own: what guards against
+//! that is that a node asks the others for its own statements before it signs.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use fedprune_federation::consortium::{ConsortiumError, Draft, NotRatified, RatificationError, Ratified};
+use fedprune_federation::round::{Round, RoundError};
+use fedprune_federation::signing::{MAX_PEM_BYTES, SecretKeyPemError};
+use fedprune_federation::{Consortium, MemberIndex, RoundId, SigningKey, consortium, round, wire};
+use serde::{Deserialize, Serialize};
+
+use super::fs::{self, FileError};
+use super::limits::{MAX_APPROVAL_BYTES, MAX_ROUNDS};
+
+/// A home folder.
+#[derive(Debug)]
+pub struct Home {
+    folder: PathBuf,
+    /// Unlocks when dropped; `None` when the home is only looked at.
+    _lock: Option<File>,
+}
+
+/// Who this node is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Its place in the consortium.
+    pub member: MemberIndex,
+    /// What it signs with.
+    pub signing_key: SigningKey,
+    /// What its libp2p node proves; may be the signing key.
+    pub peer_key: SigningKey,
+}
+
+/// The folder of one round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoundFolder {
+    folder: PathBuf,
+}
+
+/// What `approval.json` must say; what else it holds is for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// The round that the operator approved.
+    #[serde(alias = "round_id")]
+    pub round: RoundId,
+}
+
+/// Why a home folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// No folder.
+    #[error("`{path}` is not a folder; make a home with `fedprune key new --home {path}`", path = .0.display())]
+    NoFolder(PathBuf),
+    /// A node runs on it.
+    #[error("`{path}` is in use by {}; stop it first, or give another --home", holder(.process), path = home.display())]
+    InUse {
+        /// The home.
+        home: PathBuf,
+        /// Which process, if the lock says.
+        process: Option<u32>,
+    },
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Others may read a private key.
+    #[error(
+        "`{path}` can be read by other users (mode {mode:o}); type: chmod 600 '{path}'; if others had access, make a new key",
+        path = path.display()
+    )]
+    KeyMode {
+        /// The key file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Not a private key.
+    #[error("`{path}` holds no usable key", path = path.display())]
+    Key {
+        /// The key file.
+        path: PathBuf,
+        /// Why.
+        source: SecretKeyPemError,
+    },
+    /// The signing key is of nobody.
+    #[error("the key in `{path}` ({key}) is of no member of consortium `{consortium}`; use the home of a member", path = path.display())]
+    NotAMember {
+        /// The key file.
+        path: PathBuf,
+        /// Its public key.
+        key: String,
+        /// The consortium's name.
+        consortium: String,
+    },
+    /// The libp2p key is not the one in the consortium.
+    #[error("the key in `{path}` is {found}, but the consortium lists peer_key {expected} for `{member}`; put that key there", path = path.display())]
+    PeerKey {
+        /// The key file.
+        path: PathBuf,
+        /// Its public key.
+        found: String,
+        /// The one listed.
+        expected: String,
+        /// This member's name.
+        member: String,
+    },
+    /// Not a consortium.
+    #[error("`{path}` cannot be used", path = path.display())]
+    Consortium {
+        /// The document.
+        path: PathBuf,
+        /// Why.
+        source: ConsortiumError,
+    },
+    /// Not its signatures.
+    #[error("`{path}` cannot be used", path = path.display())]
+    Signatures {
+        /// The list.
+        path: PathBuf,
+        /// Why.
+        source: RatificationError,
+    },
+    /// Some members did not sign.
+    #[error("`{path}` is not agreed on yet; add the missing signatures with `fedprune consortium add`", path = path.display())]
+    NotRatified {
+        /// The list of signatures.
+        path: PathBuf,
+        /// Who is missing.
+        source: NotRatified,
+    },
+    /// Not a round.
+    #[error("`{path}` cannot be used", path = path.display())]
+    Round {
+        /// The document.
+        path: PathBuf,
+        /// Why.
+        source: RoundError,
+    },
+    /// Changed after it was approved.
+    #[error("`{path}` is round {found}, not the round {expected} of its folder; put the approved document back", path = path.display())]
+    RoundChanged {
+        /// The document.
+        path: PathBuf,
+        /// What it hashes to.
+        found: RoundId,
+        /// The folder's name.
+        expected: RoundId,
+    },
+    /// Not an approval.
+    #[error("`{path}` is not an approval of this round; approve it with `fedprune round approve`", path = path.display())]
+    Approval {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says; nothing when it approves another round.
+        source: Option<serde_json::Error>,
+    },
+    /// The round asked for is not approved.
+    #[error("round {round} is not approved in `{path}`; approve it with `fedprune round approve`", path = home.display())]
+    NotApproved {
+        /// The home.
+        home: PathBuf,
+        /// The round.
+        round: RoundId,
+    },
+    /// Nothing to take part in.
+    #[error("no round is approved in `{path}`; approve one with `fedprune round approve`", path = .0.display())]
+    NoneApproved(PathBuf),
+    /// Which one is not clear.
+    #[error("several rounds are approved in `{path}`; choose one with --round: {}", listed(.rounds), path = home.display())]
+    SeveralApproved {
+        /// The home.
+        home: PathBuf,
+        /// The rounds.
+        rounds: Vec<RoundId>,
+    },
+    /// More than anybody would have.
+    #[error("`{path}` has more than {MAX_ROUNDS} entries; move those of old rounds elsewhere", path = .0.display())]
+    TooManyRounds(PathBuf),
+}
+
+fn holder(process: &Option<u32>) -> String {
+    process.map_or_else(|| "another process".to_owned(), |id| format!("process {id} (`kill {id}`)"))
+}
+
+fn listed(rounds: &[RoundId]) -> String {
+    rounds.iter().map(|round| format!("\n  {round}")).collect()
+}
+
+impl Home {
+    /// Takes a home for a node to run on.
+    ///
+    /// # Errors
+    /// [`HomeError::InUse`] with the process that runs on it; [`HomeError::NoFolder`], [`HomeError::File`].
+    pub fn open(folder: &Path) -> Result<Self, HomeError> {
+        let mut home = Self::inspect(folder)?;
+        let path = folder.join("lock");
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut lock = options.open(&path).map_err(fs::failed("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(HomeError::InUse { home: folder.to_owned(), process: process_in(&mut lock) });
+            }
+            Err(TryLockError::Error(source)) => return Err(fs::failed("lock", &path)(source).into()),
+        }
+        let process = format!("{}\n", std::process::id());
+        let written = lock
+            .set_len(0)
+            .and_then(|()| lock.seek(SeekFrom::Start(0)))
+            .and_then(|_| lock.write_all(process.as_bytes()));
+        written.map_err(fs::failed("write", &path))?;
+        home._lock = Some(lock);
+        Ok(home)
+    }
+
+    /// Looks at a home, whether or not a node runs on it.
+    ///
+    /// # Errors
+    /// [`HomeError::NoFolder`].
+    pub fn inspect(folder: &Path) -> Result<Self, HomeError> {
+        if !folder.is_dir() {
+            return Err(HomeError::NoFolder(folder.to_owned()));
+        }
+        Ok(Self { folder: folder.to_owned(), _lock: None })
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The consortium, which all its members must have signed.
+    ///
+    /// # Errors
+    /// [`HomeError`] naming the document or the list of signatures.
+    pub fn consortium(&self) -> Result<Ratified, HomeError> {
+        let path = self.folder.join("consortium.toml");
+        let text = fs::read_text(&path, consortium::DOCUMENT_LIMIT)?;
+        let consortium = Consortium::parse(&text).map_err(|source| HomeError::Consortium { path, source })?;
+        let path = self.folder.join("consortium.signatures");
+        let signatures = fs::read(&path, consortium::SIGNATURES_LIMIT.saturating_add(wire::PREFIX_BYTES))?;
+        let mut draft = Draft::new(consortium);
+        if let Err(source) = draft.add_encoded(&signatures) {
+            return Err(HomeError::Signatures { path, source });
+        }
+        draft.ratify().map_err(|source| HomeError::NotRatified { path, source })
+    }
+
+    /// The keys of this member.
+    ///
+    /// # Errors
+    /// [`HomeError::KeyMode`] when others may read one, [`HomeError::NotAMember`], [`HomeError::PeerKey`].
+    pub fn identity(&self, consortium: &Ratified) -> Result<Identity, HomeError> {
+        let path = self.folder.join("key.pem");
+        let signing_key = load_key(&path)?;
+        let key = signing_key.verifying_key();
+        let stranger = || HomeError::NotAMember {
+            path: path.clone(),
+            key: key.to_string(),
+            consortium: consortium.consortium().name().to_owned(),
+        };
+        let member = consortium.index_of(&key).ok_or_else(stranger)?;
+        let known = consortium.member(member).ok_or_else(stranger)?;
+        let peer_key = if known.peer_key == key {
+            signing_key.clone()
+        } else {
+            let path = self.folder.join("peer-key.pem");
+            let peer_key = load_key(&path)?;
+            if peer_key.verifying_key() != known.peer_key {
+                let (found, expected) = (peer_key.verifying_key().to_string(), known.peer_key.to_string());
+                return Err(HomeError::PeerKey { path, found, expected, member: known.name.clone() });
+            }
+            peer_key
+        };
+        Ok(Identity { member, signing_key, peer_key })
+    }
+
+    /// The folder of a round, which may not exist.
+    pub fn round_folder(&self, round: RoundId) -> RoundFolder {
+        RoundFolder { folder: self.folder.join("rounds").join(round.to_string()) }
+    }
+
+    /// Makes the folder of a round, unless there is one.
+    ///
+    /// # Errors
+    /// [`HomeError::File`].
+    pub fn create_round_folder(&self, round: RoundId) -> Result<RoundFolder, HomeError> {
+        fs::create_folder(&self.folder.join("rounds"))?;
+        let folder = self.round_folder(round);
+        fs::create_folder(&folder.folder)?;
+        Ok(folder)
+    }
+
+    /// Rounds that have an `approval.json`, ascending; whether it holds is for [`Home::round`] to say.
+    ///
+    /// # Errors
+    /// [`HomeError::TooManyRounds`], [`HomeError::File`].
+    pub fn rounds_with_approval(&self) -> Result<Vec<RoundId>, HomeError> {
+        let path = self.folder.join("rounds");
+        let entries = match std::fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(fs::failed("list", &path)(error).into()),
+        };
+        let mut rounds = Vec::new();
+        for (number, entry) in entries.enumerate() {
+            if number == MAX_ROUNDS {
+                return Err(HomeError::TooManyRounds(path));
+            }
+            let name = entry.map_err(fs::failed("list", &path))?.file_name();
+            let Some(round) = name.to_str().and_then(|name| name.parse::<RoundId>().ok()) else { continue };
+            // the name must be the very one that `round_folder` makes: lowercase
+            if name == round.to_string().as_str() && self.round_folder(round).approval().exists() {
+                rounds.push(round);
+            }
+        }
+        rounds.sort_unstable();
+        Ok(rounds)
+    }
+
+    /// The round to take part in: `wanted`, or the only approved one.
+    ///
+    /// # Errors
+    /// [`HomeError`] when none or several are approved, or the approval or the document is of another round.
+    pub fn round(&self, consortium: &Ratified, wanted: Option<RoundId>) -> Result<(Round, RoundFolder), HomeError> {
+        let approved = self.rounds_with_approval()?;
+        let home = || self.folder.clone();
+        let expected = match (wanted, approved.as_slice()) {
+            (Some(round), approved) if approved.contains(&round) => round,
+            (Some(round), _) => return Err(HomeError::NotApproved { home: home(), round }),
+            (None, [round]) => *round,
+            (None, []) => return Err(HomeError::NoneApproved(home())),
+            (None, _) => return Err(HomeError::SeveralApproved { home: home(), rounds: approved }),
+        };
+        let folder = self.round_folder(expected);
+        let path = folder.approval();
+        let approval = fs::read(&path, MAX_APPROVAL_BYTES)?;
+        match serde_json::from_slice::<Approval>(&approval) {
+            Ok(approval) if approval.round == expected => {}
+            Ok(_) => return Err(HomeError::Approval { path, source: None }),
+            Err(source) => return Err(HomeError::Approval { path, source: Some(source) }),
+        }
+        let path = folder.document();
+        let text = fs::read_text(&path, round::DOCUMENT_LIMIT)?;
+        let round = match Round::parse(&text, consortium.consortium()) {
+            Ok(round) => round,
+            Err(source) => return Err(HomeError::Round { path, source }),
+        };
+        if round.id() != expected {
+            return Err(HomeError::RoundChanged { path, found: round.id(), expected });
+        }
+        Ok((round, folder))
+    }
+}
+
+impl RoundFolder {
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// `round.toml`.
+    pub fn document(&self) -> PathBuf {
+        self.folder.join("round.toml")
+    }
+
+    /// `approval.json`.
+    pub fn approval(&self) -> PathBuf {
+        self.folder.join("approval.json")
+    }
+
+    /// The folder of [`super::Wal`].
+    pub fn wal(&self) -> PathBuf {
+        self.folder.join("wal")
+    }
+
+    /// The folder of [`super::BlobStore`].
+    pub fn blobs(&self) -> PathBuf {
+        self.folder.join("blobs")
+    }
+
+    /// The file of [`super::Index`].
+    pub fn index(&self) -> PathBuf {
+        self.folder.join("index.redb")
+    }
+
+    /// What the running node says of itself.
+    pub fn status(&self) -> PathBuf {
+        self.folder.join("status.json")
+    }
+
+    /// What an auditor gets.
+    pub fn transcript(&self) -> PathBuf {
+        self.folder.join("transcript")
+    }
+}
+
+fn load_key(path: &Path) -> Result<SigningKey, HomeError> {
+    let file = fs::open(path)?;
+    // Asked of the open file, so that it is the file that is read.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = file.metadata().map_err(fs::failed("read", path))?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(HomeError::KeyMode { path: path.to_owned(), mode });
+        }
+    }
+    let mut bytes = fs::read_open(file, path, MAX_PEM_BYTES)?;
+    let key = match std::str::from_utf8(&bytes) {
+        Ok(pem) => SigningKey::from_pkcs8_pem(pem).map_err(|source| HomeError::Key { path: path.to_owned(), source }),
+        Err(_) => Err(FileError::NotText { path: path.to_owned() }.into()),
+    };
+    // secret bytes are overwritten before their memory is given back
+    bytes.fill(0);
+    std::hint::black_box(&mut bytes);
+    key
+}
+
+/// Which process wrote a lock file.
+fn process_in(lock: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    lock.take(16).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests;
