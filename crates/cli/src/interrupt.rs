@@ -20,8 +20,18 @@ pub struct Cooperative(());
 
 /// The user asked to stop.
 #[derive(Debug, thiserror::Error)]
-#[error("stopped on request; nothing was left behind")]
-pub struct Stopped;
+#[error("stopped on request; {left}")]
+pub struct Stopped {
+    /// What was left behind, in words.
+    left: String,
+}
+
+impl Stopped {
+    /// Something is still there; `left` says what and where.
+    pub fn leaving(left: impl Into<String>) -> Self {
+        Self { left: left.into() }
+    }
+}
 
 /// Installs the handler; called once, at the start.
 pub fn install() {
@@ -57,7 +67,7 @@ impl Cooperative {
     /// # Errors
     /// [`Stopped`] once a signal came.
     pub fn check(&self) -> Result<(), Stopped> {
-        if REQUESTED.load(Ordering::SeqCst) { Err(Stopped) } else { Ok(()) }
+        if REQUESTED.load(Ordering::SeqCst) { Err(Stopped::leaving("nothing was left behind")) } else { Ok(()) }
     }
 }
 

@@ -67,10 +67,15 @@ pub fn run(options: &TestnetRunOptions, meter: &Meter) -> anyhow::Result<Testnet
             Ok(TestnetReport(report))
         }
         Err(error) => {
-            if let Some(folder) = folder {
-                meter.say(&format!("what was made until then is in {}", shell(&folder)));
+            let made = folder.map(|folder| format!("what was made until then is in {}", shell(&folder)));
+            if matches!(error, TestnetError::Stopped) {
+                let made = made.unwrap_or_else(|| "nothing was made".to_owned());
+                return Err(Stopped::leaving(format!("no node is left; {made}")).into());
             }
-            Err(if matches!(error, TestnetError::Stopped) { Stopped.into() } else { error.into() })
+            if let Some(made) = made {
+                meter.say(&made);
+            }
+            Err(error.into())
         }
     }
 }
