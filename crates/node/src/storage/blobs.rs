@@ -179,7 +179,11 @@ impl BlobStore {
                 continue;
             }
             let path = entry.path();
-            let size_bytes = entry.metadata().map_err(failed("read", &path))?.len();
+            let metadata = entry.metadata().map_err(failed("read", &path))?;
+            if !metadata.is_file() {
+                continue;
+            }
+            let size_bytes = metadata.len();
             match Name::parse(name) {
                 Some(Name::Body(digest)) => drop(state.bodies.insert(digest, size_bytes)),
                 Some(Name::Damaged(digest)) => drop(state.damaged.insert(digest, size_bytes)),

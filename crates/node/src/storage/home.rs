@@ -64,7 +64,7 @@ pub struct Approval {
 #[derive(Debug, thiserror::Error)]
 pub enum HomeError {
     /// No folder.
-    #[error("`{path}` is not a folder; make a home with `fedprune key new --home {path}`", path = .0.display())]
+    #[error("`{path}` is not a folder; make a home with: fedprune key new --home {path}", path = .0.display())]
     NoFolder(PathBuf),
     /// A node runs on it.
     #[error("`{path}` is in use by {}; stop it first, or give another --home", holder(.process), path = home.display())]
@@ -135,7 +135,7 @@ pub enum HomeError {
         source: RatificationError,
     },
     /// Some members did not sign.
-    #[error("`{path}` is not agreed on yet; add the missing signatures with `fedprune consortium add`", path = path.display())]
+    #[error("`{path}` does not hold everybody's signature; get the missing ones and type: fedprune consortium sign --home HOME --merge FILE", path = path.display())]
     NotRatified {
         /// The list of signatures.
         path: PathBuf,
@@ -161,7 +161,7 @@ pub enum HomeError {
         expected: RoundId,
     },
     /// Not an approval.
-    #[error("`{path}` is not an approval of this round; approve it with `fedprune round approve`", path = path.display())]
+    #[error("`{path}` is not an approval of this round; type: fedprune round approve round.toml --home HOME", path = path.display())]
     Approval {
         /// The file.
         path: PathBuf,
@@ -169,7 +169,7 @@ pub enum HomeError {
         source: Option<serde_json::Error>,
     },
     /// The round asked for is not approved.
-    #[error("round {round} is not approved in `{path}`; approve it with `fedprune round approve`", path = home.display())]
+    #[error("round {round} is not approved in `{path}`; type: fedprune round approve round.toml --home {path}", path = home.display())]
     NotApproved {
         /// The home.
         home: PathBuf,
@@ -177,7 +177,7 @@ pub enum HomeError {
         round: RoundId,
     },
     /// Nothing to take part in.
-    #[error("no round is approved in `{path}`; approve one with `fedprune round approve`", path = .0.display())]
+    #[error("no round is approved in `{path}`; type: fedprune round approve round.toml --home {path}", path = .0.display())]
     NoneApproved(PathBuf),
     /// Which one is not clear.
     #[error("several rounds are approved in `{path}`; choose one with --round: {}", listed(.rounds), path = home.display())]

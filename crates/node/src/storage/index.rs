@@ -126,11 +126,16 @@ pub struct Summary {
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
     /// The database refuses.
-    #[error("the index of this round cannot be used; it is made again at the next start if you delete `index.redb`")]
+    #[error(
+        "the index of this round cannot be used; delete `index.redb`, and it is made again when the node is started"
+    )]
     Database(#[from] Box<redb::Error>),
     /// Another process writes to it.
     #[error("`{path}` is in use by another process; stop that first", path = .0.display())]
     InUse(PathBuf),
+    /// Its bytes make no sense.
+    #[error("`{path}` is damaged; it is made again when the node is started", path = .0.display())]
+    Damaged(PathBuf),
     /// The file cannot be moved or made.
     #[error(transparent)]
     File(#[from] FileError),
@@ -301,13 +306,18 @@ impl Index {
     /// `None` when there is no such file.
     ///
     /// # Errors
-    /// [`IndexError::Database`] also for a file that a crash left and no node has repaired yet.
+    /// [`IndexError::Database`] also for a file that a crash left and no node has repaired yet;
+    /// [`IndexError::Damaged`].
     pub fn look(path: &Path) -> Result<Option<Summary>, IndexError> {
         if path.symlink_metadata().is_err() {
             return Ok(None);
         }
-        let database = builder().open_read_only(path).map_err(self::database)?;
-        summary(&database).map(Some)
+        // Whoever only looks cannot have the file checked first, and redb panics on some damage.
+        let look = || {
+            let database = builder().open_read_only(path).map_err(self::database)?;
+            summary(&database).map(Some)
+        };
+        std::panic::catch_unwind(look).unwrap_or_else(|_| Err(IndexError::Damaged(path.to_owned())))
     }
 }
 

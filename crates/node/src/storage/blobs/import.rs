@@ -9,7 +9,7 @@ use tempfile::NamedTempFile;
 
 use super::tree::{outboard_bytes, write_outboard};
 use super::{BlobError, BlobStore, Name, check_size};
-use crate::storage::fs::{self, failed};
+use crate::storage::fs::{self, FileError, failed};
 use crate::storage::limits::MAX_BODY_BYTES;
 
 /// Bytes copied at a time.
@@ -97,8 +97,9 @@ impl BlobStore {
     /// Gives a body and its tree their names.
     fn put(&self, root: Digest, size_bytes: u64, file: NamedTempFile, tree: Tree) -> Result<(), BlobError> {
         let path = self.shared.path(Name::Body(root));
-        seal(file.as_file(), &path)?;
-        file.persist(&path).map_err(|error| failed("write", &path)(error.error))?;
+        file.as_file().sync_all().map_err(failed("sync", &path))?;
+        let file = file.persist(&path).map_err(|error| failed("write", &path)(error.error))?;
+        protect(&file, &path)?;
         self.put_tree(&root, tree)?;
         self.shared.state().bodies.insert(root, size_bytes);
         self.forget_partials(&root)?;
@@ -108,18 +109,21 @@ impl BlobStore {
     /// Gives a tree its name and syncs the folder.
     pub(super) fn put_tree(&self, root: &Digest, tree: Tree) -> Result<(), BlobError> {
         let path = self.shared.path(Name::Tree(*root));
-        seal(tree.file.as_file(), &path)?;
-        tree.file.persist(&path).map_err(|error| failed("write", &path)(error.error))?;
+        tree.file.as_file().sync_all().map_err(failed("sync", &path))?;
+        let file = tree.file.persist(&path).map_err(|error| failed("write", &path)(error.error))?;
+        protect(&file, &path)?;
         Ok(fs::sync_folder(&self.shared.folder)?)
     }
 }
 
-/// Makes a file durable and read-only before it gets its name.
-pub(super) fn seal(file: &File, path: &Path) -> Result<(), BlobError> {
+/// Makes a file read-only, once it has its name: before, a later attempt may have to write to it.
+pub(super) fn protect(file: &File, path: &Path) -> Result<(), FileError> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         file.set_permissions(std::fs::Permissions::from_mode(0o400)).map_err(failed("protect", path))?;
     }
-    Ok(file.sync_all().map_err(failed("sync", path))?)
+    #[cfg(not(unix))]
+    let _ = (file, path);
+    Ok(())
 }

@@ -1,11 +1,12 @@
 //! A body that arrives in chunks, from anybody and in any order.
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::MutexGuard;
 
 use fedprune_mask::Digest;
 
-use super::import::seal;
+use super::import::protect;
 use super::tree::{Slice, SliceError, held_chunks, outboard_bytes};
 use super::{Arriving, BlobError, BlobStore, Name, State, check_size};
 use crate::storage::fs::{self, FileError, failed};
@@ -78,7 +79,13 @@ impl BlobStore {
             }
             if earlier.is_none() {
                 let needed_bytes = size_bytes.saturating_add(outboard_bytes(size_bytes));
-                self.shared.check_room(&state, needed_bytes)?;
+                let mut room = self.shared.check_room(&state, needed_bytes);
+                if room.is_err() && state.damaged.remove(&digest).is_some() {
+                    // the damaged copy makes room for a good one
+                    fs::remove(&self.shared.path(Name::Damaged(digest)))?;
+                    room = self.shared.check_room(&state, needed_bytes);
+                }
+                room?;
             }
             state.partials.insert(key, Arriving { missing_bytes: size_bytes, open: true });
             earlier
@@ -179,30 +186,37 @@ impl Partial {
     /// Makes it a body; once this returns it survives a power failure. Returns its size in bytes.
     ///
     /// # Errors
-    /// [`BlobError::Incomplete`]; [`BlobError::File`]. What has arrived stays for a later attempt.
+    /// [`BlobError::Incomplete`], and what has arrived stays for a later attempt. [`BlobError::File`] when the disk
+    /// fails; nobody knows then what of it is on the disk, so all of it is dropped.
     pub fn finish(self) -> Result<u64, BlobError> {
         let (digest, size_bytes) = (self.digest, self.size_bytes);
         if self.missing > 0 {
             return Err(BlobError::Incomplete { digest, missing: self.missing });
         }
-        let shared = &self.store.shared;
+        let store = self.store.clone();
+        let shared = &store.shared;
         let [body, tree] = [Name::Body(digest), Name::Tree(digest)].map(|name| shared.path(name));
-        seal(&self.tree, &tree)?;
-        seal(&self.body, &body)?;
+        let synced = self.body.sync_all().map_err(failed("sync", &body));
+        if let Err(error) = synced.and_then(|()| self.tree.sync_all().map_err(failed("sync", &tree))) {
+            // A second sync might succeed without having written anything.
+            self.abandon()?;
+            return Err(error.into());
+        }
         {
-            // Whoever serves chunks finds the partial body or the complete one, never neither.
+            // Whoever serves chunks finds the arriving body or the complete one, never neither.
             let mut state = shared.state();
-            let rename =
-                |from: Name, to: &std::path::Path| std::fs::rename(shared.path(from), to).map_err(failed("write", to));
+            let rename = |from: Name, to: &Path| std::fs::rename(shared.path(from), to).map_err(failed("write", to));
             // The body first: its tree can be made again, the reverse would lose all that has arrived.
             rename(Name::Partial(digest, size_bytes), &body)?;
-            rename(Name::PartialTree(digest, size_bytes), &tree)?;
             state.partials.remove(&(digest, size_bytes));
             state.bodies.insert(digest, size_bytes);
+            rename(Name::PartialTree(digest, size_bytes), &tree)?;
         }
+        protect(&self.body, &body)?;
+        protect(&self.tree, &tree)?;
         fs::sync_folder(&shared.folder)?;
-        self.store.forget_partials(&digest)?;
-        self.store.forget_damaged(&digest)?;
+        store.forget_partials(&digest)?;
+        store.forget_damaged(&digest)?;
         Ok(size_bytes)
     }
 

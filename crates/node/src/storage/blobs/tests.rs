@@ -266,6 +266,76 @@ fn a_body_that_the_disk_changed_is_noticed_and_fetched_again() {
 }
 
 #[test]
+fn a_crash_between_the_two_renames_costs_nothing() {
+    let content = noise(7, 3 << 20);
+    let (folder, store, digest) = source(&content);
+    let (body, tree) = (store.path(&digest).unwrap(), store.shared.path(Name::Tree(digest)));
+    let partial_tree = store.shared.path(Name::PartialTree(digest, 3 << 20));
+    std::fs::rename(&tree, &partial_tree).unwrap();
+    let store = BlobStore::open(&folder.path().join("blobs"), QUOTA_BYTES).unwrap();
+    assert!(store.contains(&digest) && !partial_tree.exists());
+    assert!(store.encode_chunk(&digest, 2).unwrap().is_some());
+    assert!(tree.is_file(), "made again");
+    // a crash before them, after everything was synced
+    std::fs::rename(&body, store.shared.path(Name::Partial(digest, 3 << 20))).unwrap();
+    std::fs::rename(&tree, &partial_tree).unwrap();
+    std::fs::create_dir(&body).unwrap();
+    let store = BlobStore::open(&folder.path().join("blobs"), QUOTA_BYTES).unwrap();
+    assert!(!store.contains(&digest), "a folder is no body");
+    std::fs::remove_dir(&body).unwrap();
+    let partial = begin(&store, digest, 3 << 20);
+    assert!(partial.is_complete());
+    partial.finish().unwrap();
+    store.verify(&digest).unwrap();
+}
+
+#[test]
+fn a_damaged_copy_makes_room_for_a_good_one() {
+    let content = noise(8, 2 << 20);
+    let folder = tempfile::tempdir().unwrap();
+    let store = BlobStore::open(&folder.path().join("blobs"), 3 << 20).unwrap();
+    let (digest, size_bytes) = store.import(&content[..]).unwrap();
+    let body = store.path(&digest).unwrap();
+    std::fs::remove_file(&body).unwrap();
+    std::fs::write(&body, noise(9, 2 << 20)).unwrap();
+    assert!(matches!(store.verify(&digest), Err(BlobError::Damaged { .. })));
+    assert!(matches!(store.begin(Digest::of(b"x"), 2 << 20, u64::MAX), Err(BlobError::Quota { .. })));
+    drop(begin(&store, digest, size_bytes));
+    assert_eq!(store.partials(), [(digest, size_bytes)]);
+}
+
+/// Chunks are served from one thread while they arrive on another: always right, or not at all.
+#[test]
+fn a_body_is_served_while_it_arrives() {
+    let content = noise(10, (24 << 20) + 3);
+    let size_bytes = content.len() as u64;
+    let (_folder, source, digest) = source(&content);
+    let (_folder, target) = store();
+    let mut partial = begin(&target, digest, size_bytes);
+    let chunks = chunk_count(size_bytes).unwrap();
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(std::sync::atomic::Ordering::Acquire) {
+                for chunk in 0..chunks {
+                    if let Some(bytes) = target.encode_chunk(&digest, chunk).unwrap() {
+                        assert_eq!(Some(bytes), source.encode_chunk(&digest, chunk).unwrap());
+                    }
+                }
+            }
+        });
+        for chunk in 0..chunks {
+            partial.accept(chunk, &source.encode_chunk(&digest, chunk).unwrap().unwrap()).unwrap();
+        }
+        partial.finish().unwrap();
+        assert!(target.encode_chunk(&digest, 0).unwrap().is_some());
+        // let the other thread see the complete body too
+        std::thread::yield_now();
+        ended.store(true, std::sync::atomic::Ordering::Release);
+    });
+}
+
+#[test]
 fn bodies_stay_within_the_quota() {
     let folder = tempfile::tempdir().unwrap();
     let store = BlobStore::open(&folder.path().join("blobs"), 3 << 20).unwrap();
