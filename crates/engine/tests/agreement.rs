@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 
 use fedprune_federation::agreement::Repeated;
 use fedprune_federation::{Precommit, Prevote, Proposal};
-use network::{Crash, Intruder, Message, Network, Outcome, Scenario};
+use fedprune_mask::Digest;
+use network::{Crash, Intruder, Message, Network, Outcome, Random, Scenario};
 use world::{World, value};
 
 fn run(world: &World, scenario: Scenario) -> Outcome {
@@ -191,6 +192,80 @@ fn an_equivocator_neither_splits_nor_stops_the_others() {
                 let others = (0..members).filter(|other| *other != member);
                 assert!(outcome.everybody_decided(others), "seed {seed}, views {:?}", outcome.views);
             }
+        }
+    }
+}
+
+/// Says anything to anybody: of the views around, of views far ahead, and of values that it heard or made up.
+struct Babbler {
+    members: Vec<usize>,
+    random: Random,
+    values: Vec<Digest>,
+    said: usize,
+}
+
+impl Intruder for Babbler {
+    fn members(&self) -> Vec<usize> {
+        self.members.clone()
+    }
+
+    fn hear(&mut self, world: &World, message: Option<&Message>) -> Vec<(usize, usize, Message)> {
+        let now = message.and_then(Message::view).unwrap_or(0);
+        if let Some(Message::Proposal(proposal)) = message {
+            self.values.push(proposal.content().value);
+        }
+        let members = world.consortium.members().len() as u64;
+        let mut sent = Vec::new();
+        // more than a hundred thousand would be other nodes' problem
+        while self.said < 3000 && self.random.below(3) > 0 {
+            self.said += 1;
+            let member = self.members[self.random.below(self.members.len() as u64) as usize];
+            let view = match self.random.below(10) {
+                0 => now + self.random.below(60) as u32,
+                1 => now.saturating_sub(1 + self.random.below(3) as u32),
+                _ => now + self.random.below(3) as u32,
+            };
+            let known = self.random.below(self.values.len() as u64 + 1) as usize;
+            let any = self.values.get(known).copied();
+            let text = format!("made up {}", self.random.below(3));
+            let content = match self.random.below(4) {
+                0 if world.aggregator(view) == member => {
+                    let valid_view =
+                        (view > 0 && self.random.below(2) == 0).then(|| self.random.below(view.into()) as u32);
+                    let value = any.unwrap_or_else(|| value(&text));
+                    Message::Proposal(world.sign(member, Proposal { view, value, valid_view }))
+                }
+                1 => Message::Vote(Repeated::Precommit(world.sign(member, Precommit { view, value: any }))),
+                _ => Message::Vote(Repeated::Prevote(world.sign(member, Prevote { view, value: any }))),
+            };
+            for to in 0..members {
+                if self.random.below(2) == 0 {
+                    sent.push((member, to as usize, content.clone()));
+                }
+            }
+        }
+        sent
+    }
+}
+
+#[test]
+fn babblers_neither_split_nor_stop_the_others() {
+    for (members, seeds) in [(4, 60), (7, 30)] {
+        let world = World::new(members);
+        for seed in 0..seeds {
+            let liars: Vec<usize> =
+                (0..world.consortium.quorum().f()).map(|turn| world.aggregator(turn as u32)).collect();
+            let intruder =
+                Babbler { members: liars.clone(), random: Random(seed ^ 0xb0b), values: Vec::new(), said: 0 };
+            let scenario = Scenario {
+                loss_percent: seed % 3 * 10,
+                crashes_per_mille: seed % 2 * 10,
+                first_good_view: (seed % 4) as u32,
+                ..Scenario::new(seed)
+            };
+            let outcome = Network::run(&world, scenario, Some(Box::new(intruder)));
+            let others = (0..members).filter(|other| !liars.contains(other));
+            assert!(outcome.everybody_decided(others), "{members}, seed {seed}, views {:?}", outcome.views);
         }
     }
 }

@@ -223,6 +223,28 @@ fn what_is_of_no_use_is_neither_heard_nor_recorded() {
 }
 
 #[test]
+fn a_proposal_that_waits_is_asked_about_again() {
+    let world = World::new(4);
+    let [first, second, me, _] = turns(&world);
+    let mut member = Member::new(&world, me);
+    let (proposal, next) = (world.proposal(first, 0, "a", None), world.proposal(second, 1, "a", None));
+    member.hear(Input::Proposal(proposal.clone()));
+    member.hear(Input::Proposal(next.clone()));
+    let entries = member.journal.len();
+    for _ in 0..2 {
+        let actions = member.restart();
+        for waiting in [&proposal, &next] {
+            assert_eq!(actions.iter().filter(|action| **action == Action::Judge(waiting.clone())).count(), 1);
+        }
+    }
+    assert_eq!(member.journal.len(), entries, "restarts add nothing");
+    // judged for one, it is for both
+    member.hear(Input::Judged { proposal: next, valid: true });
+    assert!(!member.restart().iter().any(|action| matches!(action, Action::Judge(_))));
+    assert_eq!(member.hear(Input::Judged { proposal, valid: true }), []);
+}
+
+#[test]
 fn a_value_found_false_may_be_found_valid_with_other_grounds() {
     let world = World::new(4);
     let [first, second, me, fourth] = turns(&world);

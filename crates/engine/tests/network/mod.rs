@@ -152,6 +152,9 @@ enum Event {
     Restart(usize),
 }
 
+/// Value and valid view.
+type Said = (Option<Digest>, Option<u32>);
+
 pub struct Network<'a> {
     world: &'a World,
     scenario: Scenario,
@@ -170,7 +173,7 @@ pub struct Network<'a> {
     /// The view in which each value was proposed first.
     values: BTreeMap<Digest, u32>,
     /// What honest members said: proposal, prevote or precommit, by view.
-    said: BTreeMap<(usize, u8, u32), (Option<Digest>, Option<u32>)>,
+    said: BTreeMap<(usize, u8, u32), Said>,
     /// Everybody who ever prevoted a value in a view.
     prevoted: BTreeMap<(u32, Digest), BTreeSet<usize>>,
 }
