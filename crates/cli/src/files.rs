@@ -1,7 +1,7 @@
 //! Files that are written whole or not at all.
 
 use std::io::{BufWriter, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
@@ -18,6 +18,14 @@ pub fn check_new(path: &Path) -> anyhow::Result<()> {
         bail!("the folder `{0}` does not exist; create it with: mkdir -p {0}", folder.display());
     }
     Ok(())
+}
+
+/// A path that means the same in a process with another current folder.
+///
+/// # Errors
+/// When the current folder is gone.
+pub fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot tell where `{}` is", path.display()))
 }
 
 /// Writes a file through `write`: to a temporary neighbour, synced, then renamed; on any error nothing is left.

@@ -4,7 +4,7 @@
 //! report as text for people or JSON for machines; [`progress`] says on standard error how far things are.
 //!
 //! Standard output carries the report alone. Exit codes: 0 done, 1 failed, 2 not understood, 130 stopped by a signal;
-//! `audit verify` has 10, 11 and 12 for the verdicts that are not VERIFIED.
+//! `audit verify` has 10, 11 and 12 for the verdicts that are not VERIFIED, `node run` 3 for an abandoned round.
 
 #[cfg(not(any(feature = "silo", feature = "federation", feature = "audit")))]
 compile_error!("`fedprune` without any command; enable at least one of the features `silo`, `federation`, `audit`");
@@ -25,7 +25,7 @@ use clap::Parser;
 use args::AuditCommand;
 use args::{Arguments, Command};
 #[cfg(feature = "federation")]
-use args::{ConsortiumCommand, KeyCommand, RoundCommand, TestnetCommand};
+use args::{ConsortiumCommand, KeyCommand, NodeCommand, RoundCommand, TestnetCommand};
 #[cfg(feature = "silo")]
 use args::{EvalCommand, MaskCommand, ModelCommand};
 use output::Report;
@@ -94,6 +94,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         Command::Round(RoundCommand::Show(show)) => Box::new(commands::round::show(show, &meter)?),
         #[cfg(feature = "federation")]
         Command::Round(RoundCommand::Approve(approve)) => Box::new(commands::round::approve(approve, &meter)?),
+        #[cfg(feature = "federation")]
+        Command::Node(NodeCommand::Run(run)) => Box::new(commands::node::run(run, arguments.global.format)?),
+        #[cfg(feature = "federation")]
+        Command::Node(NodeCommand::Status(status)) => Box::new(commands::node::status(status)?),
         #[cfg(feature = "audit")]
         Command::Audit(AuditCommand::Verify(verify)) => Box::new(commands::audit::verify(verify, &meter)?),
         #[cfg(feature = "audit")]

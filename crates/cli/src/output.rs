@@ -19,6 +19,11 @@ pub trait Report {
     fn exit_code(&self) -> u8 {
         0
     }
+
+    /// Whether everything was printed while it happened, so that nothing is left to print.
+    fn is_said(&self) -> bool {
+        false
+    }
 }
 
 /// Implements [`Report`] for a `Serialize` type with an inherent `text(&self) -> String`; `report!(Type, exit)` also
@@ -48,6 +53,9 @@ macro_rules! report {
 /// # Errors
 /// When it cannot be written.
 pub fn print(report: &dyn Report, format: Format, out: &mut dyn Write) -> anyhow::Result<()> {
+    if report.is_said() {
+        return Ok(());
+    }
     let text = match format {
         Format::Text => report.to_text(),
         Format::Json => serde_json::to_string_pretty(&report.to_json()?)?,

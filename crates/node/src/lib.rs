@@ -1,4 +1,8 @@
 //! A member's node: libp2p, storage, and the loop that turns effects into I/O.
 
+pub mod network;
+pub mod run;
 pub mod storage;
 pub mod transfer;
+
+pub use libp2p::Multiaddr;

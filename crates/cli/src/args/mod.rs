@@ -3,7 +3,7 @@
 //! | module | feature | what is typed about |
 //! |---|---|---|
 //! | `silo` | `silo` | models, masks, pruned copies |
-//! | `federation`, `testnet`, `demo` | `federation` | keys, consortiums, rounds, nodes |
+//! | `federation`, `node`, `testnet`, `demo` | `federation` | keys, consortiums, rounds, nodes |
 //! | `audit` | `audit` | transcripts |
 
 #[cfg(feature = "audit")]
@@ -12,6 +12,8 @@ pub mod audit;
 pub mod demo;
 #[cfg(feature = "federation")]
 pub mod federation;
+#[cfg(feature = "federation")]
+pub mod node;
 #[cfg(feature = "silo")]
 pub mod silo;
 #[cfg(feature = "federation")]
@@ -29,6 +31,8 @@ pub use federation::{
     ConsortiumSignOptions, KeyCommand, KeyNewOptions, KeyShowOptions, RoundApproveOptions, RoundCommand,
     RoundNewOptions, RoundShowOptions, ScalingChoice, StrategyChoice, TallyChoice,
 };
+#[cfg(feature = "federation")]
+pub use node::{NodeCommand, NodeRunOptions, NodeStatusOptions};
 #[cfg(feature = "federation")]
 pub use silo::ContributeOptions;
 #[cfg(feature = "silo")]
@@ -105,6 +109,10 @@ pub enum Command {
     #[cfg(feature = "federation")]
     #[command(subcommand)]
     Round(RoundCommand),
+    /// Take part in a round.
+    #[cfg(feature = "federation")]
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Check what a finished round left behind, trusting nobody.
     #[cfg(feature = "audit")]
     #[command(subcommand)]

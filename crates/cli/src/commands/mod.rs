@@ -21,6 +21,8 @@ pub mod mask_show;
 #[cfg(feature = "silo")]
 pub mod model_inspect;
 #[cfg(feature = "federation")]
+pub mod node;
+#[cfg(feature = "federation")]
 pub mod round;
 #[cfg(feature = "silo")]
 pub mod tally;

@@ -16,7 +16,7 @@ use crate::signing::Kind;
 use crate::statement::SignatureChecked;
 
 /// Names a set of ballots.
-pub(crate) fn set_digest(ballots: &[(MemberIndex, Digest)]) -> Digest {
+pub fn set_digest(ballots: &[(MemberIndex, Digest)]) -> Digest {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"fedprune set of ballots v1\0");
     for (member, body) in ballots {

@@ -42,6 +42,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fedprune_mask::{Digest, Layout};
 
 pub use effect::{Effect, Event, Input, MachineError, Outcome};
+pub use flow::set_digest;
 pub use message::{MAX_KNOWN, MessageError, Question, ShortId, decode_answer, encode_answer, short_id};
 pub use record::{RECORD_LIMIT, Record};
 pub use store::{Known, MAX_PROPOSALS_A_MEMBER, MAX_VIEWS_A_MEMBER};
@@ -309,6 +310,20 @@ impl Machine {
     /// The ballots that count at a height, once it is settled.
     pub fn ballots(&self, height: Height) -> Option<Vec<(MemberIndex, Digest)>> {
         self.state(height)?.settled_ballots()
+    }
+
+    /// What the current height waits for, in words.
+    pub fn stage(&self) -> &'static str {
+        let Some(state) = self.state(Height(self.current)) else { return "waiting" };
+        if state.store.settled.is_some() {
+            return if state.told_tallied { "collecting results" } else { "counting ballots" };
+        }
+        match (state.agreement.is_some(), state.store.holdings.contains_key(&self.me)) {
+            (true, _) => "agreeing",
+            (false, true) => "waiting for holdings of others",
+            (false, false) if state.store.headers.contains_key(&self.me) => "waiting for ballots of others",
+            _ => "computing our ballot",
+        }
     }
 
     /// Who has a result at a height, ourselves included.

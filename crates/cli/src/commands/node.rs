@@ -1,0 +1,178 @@
+//! `fedprune node run|status`: a member's node, and how it is doing.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Context;
+use fedprune_node::run::{Ending, NodeConfig, NodeEvent, Status};
+use fedprune_node::storage::home::Home;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::args::{Format, NodeRunOptions, NodeStatusOptions};
+use crate::files::{absolute, program, shell};
+use crate::interrupt::{self, Stopped};
+use crate::output::{Report, bytes, facts, tame};
+
+/// How often a signal is looked for.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
+/// What the program exits with when the round was abandoned.
+const ABANDONED: u8 = 3;
+
+/// Everything was said event by event; what is left is the exit code.
+pub struct Ended(Ending);
+
+impl Report for Ended {
+    fn to_json(&self) -> serde_json::Result<Value> {
+        Ok(Value::Null)
+    }
+
+    fn to_text(&self) -> String {
+        String::new()
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self.0 {
+            Ending::Agreed => 0,
+            Ending::Abandoned => ABANDONED,
+            Ending::Stopped => interrupt::EXIT_CODE,
+        }
+    }
+
+    fn is_said(&self) -> bool {
+        true
+    }
+}
+
+/// Runs a node to the end of its round.
+///
+/// # Errors
+/// What is in the way; what was signed or stored stays, and the same command goes on.
+pub fn run(options: &NodeRunOptions, format: Format) -> anyhow::Result<Ended> {
+    let interrupt = interrupt::cooperative();
+    let mut compute_arguments =
+        vec![format!("--device={}", options.device.device), format!("--field={}", options.field)];
+    compute_arguments.extend(options.device.dtype.map(|dtype| format!("--dtype={dtype}")));
+    let config = NodeConfig {
+        home: options.home.clone(),
+        round: options.round,
+        model: absolute(&options.model)?,
+        data: options.data.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?,
+        ballot: options.ballot.clone(),
+        compute_arguments,
+        out: options.out.clone(),
+        listen: options.listen.clone(),
+        options: fedprune_node::network::Options {
+            mdns: options.mdns,
+            relay: options.relay,
+            dcutr: options.dcutr,
+            autonat: options.autonat,
+        },
+        linger: Duration::from_secs(options.linger),
+        program: std::env::current_exe().context("the system does not say where this program lies")?,
+        fail_at: options.fail_at,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("the system gives no threads")?;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut unheard = None;
+    let mut tell = |event: &NodeEvent| {
+        let line = match format {
+            Format::Text => tame(&event.text()),
+            Format::Json => serde_json::to_string(event).unwrap_or_default(),
+        };
+        let mut out = std::io::stdout().lock();
+        // a node whose operator does not listen any more goes on voting
+        if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+            unheard.get_or_insert(error);
+        }
+    };
+    let ending = runtime.block_on(async {
+        let watch = async {
+            while interrupt.check().is_ok() {
+                tokio::time::sleep(SIGNAL_INTERVAL).await;
+            }
+            let _ = stop.send(true); // the node has ended if nobody receives
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            ending = fedprune_node::run::run(config, &mut tell, stopped) => ending,
+            () = watch => unreachable!("it waits for ever"),
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match ending {
+        Ok(Ending::Stopped) => {
+            Err(Stopped::leaving("what was signed and stored stays; the same command goes on").into())
+        }
+        Ok(ending) => Ok(Ended(ending)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The answer of `fedprune node status`.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct StatusReport(Status);
+
+crate::report!(StatusReport);
+
+/// Reads how a node is doing.
+///
+/// # Errors
+/// When it has not written that yet.
+pub fn status(options: &NodeStatusOptions) -> anyhow::Result<StatusReport> {
+    let home = Home::inspect(&options.home)?;
+    let consortium = home.consortium()?;
+    let (_, folder) = home.round(&consortium, options.round)?;
+    let status = Status::read(&folder.status()).with_context(|| {
+        format!(
+            "no node has run in `{}` yet; start it with: {} node run --home {} --model DIR --data PATH",
+            options.home.display(),
+            program(),
+            shell(&options.home)
+        )
+    })?;
+    Ok(StatusReport(status))
+}
+
+impl StatusReport {
+    fn text(&self) -> String {
+        let status = &self.0;
+        let others = status.members.saturating_sub(1);
+        let connected = match status.connected.as_slice() {
+            [] => format!("none of {others} others"),
+            names => format!("{} of {others} others: {}", names.len(), names.join(", ")),
+        };
+        let mut rows = vec![
+            ("member", status.member.clone()),
+            ("round", status.round.to_string()),
+            ("phase", status.phase.clone()),
+            ("heights done", format!("{} of {}", status.height, status.heights)),
+            ("connected", connected),
+            ("sent, received", format!("{}, {}", bytes(status.sent_bytes), bytes(status.received_bytes))),
+        ];
+        if let Some(root) = status.mask_root {
+            rows.push(("global mask", root.to_string()));
+        }
+        if let Some(path) = &status.pruned {
+            rows.push(("pruned model", path.display().to_string()));
+        }
+        if let Some(path) = &status.transcript {
+            rows.push(("transcript", path.display().to_string()));
+        }
+        if !status.addresses.is_empty() {
+            rows.push(("addresses", status.addresses.join(" ")));
+        }
+        let next = match &status.transcript {
+            Some(path) => {
+                format!("\nnext: {} audit verify {} --round-id {} --model DIR", program(), shell(path), status.round)
+            }
+            None => String::new(),
+        };
+        format!("{}{next}", facts(&rows))
+    }
+}

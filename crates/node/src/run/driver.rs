@@ -1,0 +1,700 @@
+//! The loop of a node: what happens goes into the machine, what the machine wants done is done.
+//!
+//! The loop itself never waits for anything long: hashing, validating, counting and writing happen on other
+//! threads or in other processes and come back as [`Work`]. The log is written here, in order, since what
+//! leaves must have been written before.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use fedprune_federation::machine::{
+    Effect, Input, Machine, Outcome, Question, Record, Verdict, decode_answer, encode_answer,
+};
+use fedprune_federation::round::Strategy;
+use fedprune_federation::wire::{self, Content};
+use fedprune_federation::{Height, MemberIndex};
+use fedprune_mask::Digest;
+use tokio::sync::mpsc;
+
+use super::child::{Announced, Contributor, contribute_arguments};
+use super::conclude::{ConcludeInputs, conclude};
+use super::config::{FailPoint, GRACE, NodeConfig, STATUS_INTERVAL, SYNC_INTERVAL, SYNC_PATIENCE, die};
+use super::error::NodeError;
+use super::events::NodeEvent;
+use super::fetch::Fetching;
+use super::model::{RoundModel, chain};
+use super::status::Status;
+use super::work::Work;
+use crate::network::{Acceptance, ChunkAnswer, Events, Network, NetworkEvent, limits::INSTANCE_PATIENCE};
+use crate::storage::blobs::BlobStore;
+use crate::storage::home::RoundFolder;
+use crate::storage::wal::Wal;
+
+/// How a node ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The round came to a mask.
+    Agreed,
+    /// The round was abandoned.
+    Abandoned,
+    /// It was asked to stop before the round was over.
+    Stopped,
+}
+
+/// What everything is made of.
+pub(super) struct Parts {
+    pub(super) config: NodeConfig,
+    pub(super) name: String,
+    pub(super) names: Vec<String>,
+    pub(super) folder: RoundFolder,
+    pub(super) home: PathBuf,
+    pub(super) machine: Machine,
+    pub(super) model: Arc<RoundModel>,
+    pub(super) wal: Wal,
+    pub(super) blobs: Arc<BlobStore>,
+    pub(super) network: Network,
+    pub(super) events: Events,
+    pub(super) earlier: (u64, u64),
+}
+
+/// A running node.
+pub(super) struct Driver<'a> {
+    parts: Parts,
+    tell: &'a mut (dyn FnMut(&NodeEvent) + Send),
+    started: Instant,
+    work: mpsc::Sender<Work>,
+    results: Option<mpsc::Receiver<Work>>,
+    fetching: Fetching,
+    connected: BTreeSet<MemberIndex>,
+    addresses: BTreeSet<String>,
+    /// Members that have told what they have of ours, or are being asked.
+    recalled: BTreeSet<MemberIndex>,
+    wants_recall: bool,
+    /// Members being asked for news, since when.
+    asking: BTreeMap<MemberIndex, Instant>,
+    next_peer: usize,
+    next_sync: Instant,
+    next_status: Instant,
+    contributor: Option<Contributor>,
+    contributor_failed: Option<String>,
+    /// Ballots that the contributing process has written and that are not signed yet.
+    announced: BTreeMap<u32, PathBuf>,
+    computing: Option<Height>,
+    /// Heights whose mask the contributing process was told.
+    told_masks: u32,
+    seconds: BTreeMap<String, f64>,
+    finished: Option<(Outcome, Instant)>,
+    concluded: Option<super::work::Conclusion>,
+    failed: Option<NodeError>,
+}
+
+impl<'a> Driver<'a> {
+    pub(super) fn new(parts: Parts, tell: &'a mut (dyn FnMut(&NodeEvent) + Send)) -> Self {
+        let (work, results) = mpsc::channel(super::config::WORK_QUEUE);
+        let now = Instant::now();
+        let fetching = Fetching::new(Arc::clone(&parts.blobs), parts.network.clone(), work.clone(), parts.machine.me());
+        Self {
+            parts,
+            tell,
+            started: now,
+            work,
+            results: Some(results),
+            fetching,
+            connected: BTreeSet::new(),
+            addresses: BTreeSet::new(),
+            recalled: BTreeSet::new(),
+            wants_recall: false,
+            asking: BTreeMap::new(),
+            next_peer: 0,
+            next_sync: now,
+            next_status: now,
+            contributor: None,
+            contributor_failed: None,
+            announced: BTreeMap::new(),
+            computing: None,
+            told_masks: 0,
+            seconds: BTreeMap::new(),
+            finished: None,
+            concluded: None,
+            failed: None,
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn name(&self, member: MemberIndex) -> String {
+        self.parts.names.get(member.as_usize()).cloned().unwrap_or_else(|| member.to_string())
+    }
+
+    fn say(&mut self, event: &NodeEvent) {
+        (self.tell)(event);
+    }
+
+    /// Runs until the round is over and others have had their answers, or until `stop`.
+    pub(super) async fn run(mut self, mut stop: tokio::sync::watch::Receiver<bool>) -> Result<Ending, NodeError> {
+        let Some(mut results) = self.results.take() else { return Ok(Ending::Stopped) };
+        self.step(Input::Tick).await?;
+        loop {
+            if let Some(ending) = self.ending() {
+                return self.end(ending).await;
+            }
+            let wake = self.next_wake();
+            tokio::select! {
+                event = self.parts.events.recv() => match event {
+                    Some(event) => self.network(event).await?,
+                    None => return Err(NodeError::Send(crate::network::SendError::Stopped)),
+                },
+                Some(done) = results.recv() => self.done(done).await?,
+                () = tokio::time::sleep_until(wake.into()) => {}
+                _ = stop.changed() => return self.end(Ending::Stopped).await,
+            }
+            self.regular().await?;
+            if let Some(error) = self.failed.take() {
+                self.status(true);
+                self.parts.network.shutdown().await;
+                return Err(error);
+            }
+        }
+    }
+
+    fn next_wake(&self) -> Instant {
+        let mut wake = self.next_sync.min(self.next_status);
+        if let Some(at_ms) = self.parts.machine.next_tick_ms() {
+            wake = wake.min(self.started + Duration::from_millis(at_ms));
+        }
+        if let Some(at_ms) = self.fetching.next_wake_ms() {
+            wake = wake.min(self.started + Duration::from_millis(at_ms));
+        }
+        wake.max(Instant::now() + Duration::from_millis(1))
+    }
+
+    /// What is done again and again.
+    async fn regular(&mut self) -> Result<(), NodeError> {
+        let now = Instant::now();
+        if self.parts.machine.next_tick_ms().is_some_and(|at_ms| at_ms <= self.now_ms()) {
+            self.step(Input::Tick).await?;
+        }
+        self.fetching.pump(self.now_ms());
+        if let Some(error) = self.fetching.take_failure() {
+            return Err(error);
+        }
+        if now >= self.next_sync {
+            self.next_sync = now + SYNC_INTERVAL;
+            self.recall();
+            self.ask_for_news();
+        }
+        if now >= self.next_status {
+            self.next_status = now + STATUS_INTERVAL;
+            self.status(false);
+        }
+        self.tell_masks().await;
+        Ok(())
+    }
+
+    /// Feeds the machine and carries out what it wants.
+    async fn step(&mut self, input: Input) -> Result<(), NodeError> {
+        let now_ms = self.now_ms();
+        let effects = self.parts.machine.step(now_ms, input);
+        self.carry_out(effects).await
+    }
+
+    async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<(), NodeError> {
+        let mut unsynced: Vec<FailPoint> = Vec::new();
+        let mut feed: VecDeque<Input> = VecDeque::new();
+        for effect in effects {
+            match effect {
+                Effect::Append(height, record) => {
+                    unsynced.extend(fail_point(&record));
+                    self.parts.wal.append(height, &record.encode())?;
+                }
+                Effect::Flush => {
+                    // a synced write takes milliseconds, and nothing may leave before it
+                    tokio::task::block_in_place(|| self.parts.wal.sync())?;
+                    if let Some(point) = self.parts.config.fail_at
+                        && unsynced.contains(&point)
+                    {
+                        die();
+                    }
+                    unsynced.clear();
+                }
+                Effect::Publish(bytes) => {
+                    let proposal = matches!(wire::content_of(&bytes), Ok(Some(Content::Proposed)));
+                    if let Err(error) = self.parts.network.publish(bytes).await {
+                        self.say(&NodeEvent::Warning { text: format!("a message was not sent: {error}") });
+                    }
+                    if proposal && self.parts.config.fail_at == Some(FailPoint::ProposalSent) {
+                        tokio::time::sleep(Duration::from_millis(300)).await; // until it has left this machine
+                        die();
+                    }
+                }
+                Effect::Recall => self.wants_recall = true,
+                Effect::Compute(height) => self.compute(height, &mut feed),
+                Effect::Fetch { height, body, body_bytes, sources } => {
+                    if self.parts.blobs.contains(&body) {
+                        feed.push_back(Input::Stored { height, body });
+                    } else {
+                        self.fetching.want(height, body, body_bytes, &sources, self.parts.names.len());
+                    }
+                }
+                Effect::Validate(header) => {
+                    let (model, blobs) = (Arc::clone(&self.parts.model), Arc::clone(&self.parts.blobs));
+                    let (height, member, body) = (header.height(), header.member(), header.content().body);
+                    self.spawn(move || Work::Validated {
+                        height,
+                        member,
+                        body,
+                        result: model.validate(&blobs, header).map_err(NodeError::from),
+                    });
+                }
+                Effect::Tally { height, set, ballots } => {
+                    let (model, blobs) = (Arc::clone(&self.parts.model), Arc::clone(&self.parts.blobs));
+                    self.spawn(move || Work::Tallied {
+                        height,
+                        set,
+                        result: model.tally(&blobs, height, set, &ballots).map_err(NodeError::from),
+                    });
+                }
+                Effect::Conclude(outcome) => self.conclude(outcome),
+                Effect::Tell(event) => {
+                    let seconds = self.started.elapsed().as_secs_f64();
+                    let names = &self.parts.names;
+                    let name = |member: MemberIndex| names.get(member.as_usize()).cloned().unwrap_or_default();
+                    let event = NodeEvent::of(event, seconds, name);
+                    self.note_time(&event, seconds);
+                    self.say(&event);
+                }
+                Effect::Finished(outcome) => self.finish(outcome),
+                Effect::Failed(error) => self.failed = Some(error.into()),
+            }
+        }
+        for input in feed {
+            Box::pin(self.step(input)).await?;
+        }
+        Ok(())
+    }
+
+    fn note_time(&mut self, event: &NodeEvent, seconds: f64) {
+        let phase = match event {
+            NodeEvent::Joined => "joined",
+            NodeEvent::Ballot { .. } => "ballot",
+            NodeEvent::Holding { .. } => "holdings",
+            NodeEvent::Decided { .. } => "decided",
+            NodeEvent::Tallied { .. } => "tallied",
+            NodeEvent::Certified { .. } => "certified",
+            _ => return,
+        };
+        self.seconds.insert(phase.to_owned(), seconds);
+    }
+
+    /// Runs something on a thread where waiting is allowed.
+    fn spawn(&self, job: impl FnOnce() -> Work + Send + 'static) {
+        let work = self.work.clone();
+        tokio::task::spawn_blocking(move || {
+            // the loop has ended if this cannot be sent
+            let _ = work.blocking_send(job());
+        });
+    }
+
+    fn compute(&mut self, height: Height, feed: &mut VecDeque<Input>) {
+        self.computing = Some(height);
+        if let Some(why) = &self.contributor_failed {
+            feed.push_back(Input::Abstained { height, why: why.clone() });
+            return;
+        }
+        if let Some(ballot) = self.parts.config.ballot.clone() {
+            self.import(height, ballot);
+            return;
+        }
+        self.say(&NodeEvent::Computing { height: height.0 });
+        if let Some(path) = self.announced.remove(&height.0) {
+            self.import(height, path);
+            return;
+        }
+        if self.contributor.is_none() {
+            let consortium = self.parts.home.join("consortium.toml");
+            let out = self.parts.folder.folder().join("contribution");
+            let round = self.parts.folder.document();
+            let arguments = contribute_arguments(&self.parts.config, &self.parts.name, &consortium, &round, &out);
+            match Contributor::start(&self.parts.config.program, &arguments, self.work.clone()) {
+                Ok(contributor) => self.contributor = Some(contributor),
+                Err(error) => {
+                    let why = format!("cannot run `{}`: {error}", self.parts.config.program.display());
+                    feed.push_back(Input::Abstained { height, why });
+                }
+            }
+        }
+    }
+
+    fn import(&self, height: Height, path: PathBuf) {
+        let blobs = Arc::clone(&self.parts.blobs);
+        self.spawn(move || Work::Imported { height, result: blobs.import_file(&path).map_err(NodeError::from) });
+    }
+
+    /// Tells the contributing process which masks were agreed on.
+    async fn tell_masks(&mut self) {
+        if self.parts.model.round.terms().strategy != Strategy::Iterative {
+            return;
+        }
+        let Some(contributor) = self.contributor.as_mut() else { return };
+        while self.told_masks < self.parts.machine.current().0 {
+            let Some(ballots) = self.parts.machine.ballots(Height(self.told_masks)) else { return };
+            let mask = self.parts.model.mask_of(fedprune_federation::machine::set_digest(&ballots));
+            contributor.agreed(&mask).await;
+            self.told_masks += 1;
+        }
+    }
+
+    /// Asks members that are connected for what this one signed.
+    fn recall(&mut self) {
+        if !self.wants_recall || self.parts.machine.has_joined() {
+            return;
+        }
+        for member in self.connected.iter().copied() {
+            if !self.recalled.insert(member) {
+                continue;
+            }
+            let (network, work) = (self.parts.network.clone(), self.work.clone());
+            tokio::spawn(async move {
+                let result = network.ask(member, Question::Mine.encode()).await;
+                let _ = work.send(Work::Recalled { from: member, result }).await;
+            });
+        }
+    }
+
+    /// Asks one member for what this one may have missed.
+    fn ask_for_news(&mut self) {
+        self.asking.retain(|_, since| since.elapsed() < SYNC_PATIENCE);
+        let free: Vec<MemberIndex> =
+            self.connected.iter().copied().filter(|member| !self.asking.contains_key(member)).collect();
+        if free.is_empty() {
+            return;
+        }
+        let member = free.get(self.next_peer % free.len()).copied();
+        self.next_peer = self.next_peer.wrapping_add(1);
+        if let Some(member) = member {
+            self.ask_member(member);
+        }
+    }
+
+    fn ask_member(&mut self, member: MemberIndex) {
+        self.asking.insert(member, Instant::now());
+        let question = self.parts.machine.question().encode();
+        let (network, work) = (self.parts.network.clone(), self.work.clone());
+        tokio::spawn(async move {
+            let result = network.ask(member, question).await;
+            let _ = work.send(Work::News { from: member, result }).await;
+        });
+    }
+
+    /// Takes what a member answered; asks it again at once if that moved us to another height.
+    async fn news(&mut self, from: MemberIndex, bytes: &[u8]) -> Result<(), NodeError> {
+        let Ok(messages) = decode_answer(bytes) else { return Ok(()) };
+        let before = self.parts.machine.current();
+        for message in &messages {
+            let now_ms = self.now_ms();
+            let (_, effects) = self.parts.machine.receive(now_ms, message);
+            self.carry_out(effects).await?;
+        }
+        if self.parts.machine.current() != before && !self.asking.contains_key(&from) && self.connected.contains(&from)
+        {
+            self.ask_member(from);
+        }
+        Ok(())
+    }
+
+    async fn network(&mut self, event: NetworkEvent) -> Result<(), NodeError> {
+        match event {
+            NetworkEvent::Gossip { from: _, bytes, verdict } => {
+                let now_ms = self.now_ms();
+                let (found, effects) = self.parts.machine.receive(now_ms, &bytes);
+                let acceptance = match found {
+                    Verdict::New => Acceptance::Accept,
+                    Verdict::Known | Verdict::Later => Acceptance::Ignore,
+                    Verdict::Bad(_) => Acceptance::Reject,
+                };
+                self.parts.network.report(verdict, acceptance).await?;
+                self.carry_out(effects).await?;
+            }
+            NetworkEvent::Asked { from, bytes, answer } => {
+                // a question that cannot be read is refused by dropping its token
+                if let Ok(question) = Question::decode(&bytes) {
+                    let messages = self.parts.machine.answer(from, &question);
+                    self.parts.network.answer(answer, encode_answer(&messages)).await?;
+                }
+            }
+            NetworkEvent::ChunkAsked { from: _, body, chunk, answer } => {
+                let (network, blobs) = (self.parts.network.clone(), Arc::clone(&self.parts.blobs));
+                tokio::spawn(async move {
+                    let read = tokio::task::spawn_blocking(move || blobs.encode_chunk(&body, chunk)).await;
+                    let found = match read {
+                        Ok(Ok(Some(bytes))) => ChunkAnswer::Here(bytes),
+                        Ok(Ok(None) | Err(_)) => ChunkAnswer::NotHeld,
+                        Err(_) => ChunkAnswer::Busy,
+                    };
+                    let _ = network.answer_chunk(answer, found).await;
+                });
+            }
+            NetworkEvent::Listening { address } => {
+                self.addresses.insert(address.to_string());
+                let addresses = self.addresses.iter().cloned().collect();
+                self.say(&NodeEvent::Listening { addresses });
+            }
+            NetworkEvent::NotListening { address, why } => {
+                self.addresses.remove(&address.to_string());
+                if let Some(why) = why {
+                    self.say(&NodeEvent::Warning { text: format!("no longer listening on {address}: {why}") });
+                }
+            }
+            NetworkEvent::Reachable { address } => {
+                self.say(&NodeEvent::Listening { addresses: vec![address.to_string()] });
+            }
+            NetworkEvent::Connected { member } => {
+                self.connected.insert(member);
+                self.say(&NodeEvent::Connected { member: self.name(member) });
+                self.fetching.connected(member, true);
+                self.recall();
+                self.ask_member(member);
+            }
+            NetworkEvent::Disconnected { member } => {
+                self.connected.remove(&member);
+                self.recalled.remove(&member);
+                self.asking.remove(&member);
+                self.fetching.connected(member, false);
+                self.say(&NodeEvent::Disconnected { member: self.name(member) });
+            }
+            NetworkEvent::Mismatch { member, differences } => {
+                let differences = differences.iter().map(ToString::to_string).collect();
+                self.say(&NodeEvent::Mismatch { member: self.name(member), differences });
+            }
+            NetworkEvent::GreetingFailed { member, why } => {
+                let text = format!("no greetings could be exchanged with `{}`: {why}", self.name(member));
+                self.say(&NodeEvent::Warning { text });
+            }
+            NetworkEvent::AnotherInstance { seen_by, refused_for } => {
+                self.say(&NodeEvent::AnotherInstance { seen_by: self.name(seen_by) });
+                if refused_for >= INSTANCE_PATIENCE {
+                    self.failed = Some(NodeError::AnotherInstance { seconds: refused_for.as_secs() });
+                }
+            }
+            NetworkEvent::SecondInstance { member } => {
+                let text = format!("a second process with the key of `{}` was refused", self.name(member));
+                self.say(&NodeEvent::Warning { text });
+            }
+            NetworkEvent::Refused { peer_id, why } => {
+                self.say(&NodeEvent::Refused { peer: peer_id.to_string(), why });
+            }
+        }
+        Ok(())
+    }
+
+    async fn done(&mut self, done: Work) -> Result<(), NodeError> {
+        match done {
+            Work::Imported { height, result } => {
+                let (body, body_bytes) = result?;
+                self.fail_here(FailPoint::BallotStored);
+                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let claimed_unix_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+                self.step(Input::Contributed { height, body, body_bytes, claimed_unix_ms }).await?;
+            }
+            Work::Validated { height, member, body, result } => match result? {
+                Ok(valid) => self.step(Input::Valid(valid)).await?,
+                Err(why) => self.step(Input::Invalid { height, member, body, why }).await?,
+            },
+            Work::Tallied { height, set, result } => {
+                let mask_root = result?;
+                self.step(Input::Tallied { height, set, mask_root }).await?;
+            }
+            Work::Recalled { from, result } => match result.ok().and_then(|bytes| decode_answer(&bytes).ok()) {
+                Some(messages) => self.step(Input::Recalled { from, messages }).await?,
+                None => {
+                    self.recalled.remove(&from); // asked again with the next round of questions
+                }
+            },
+            Work::News { from, result } => {
+                self.asking.remove(&from);
+                if let Ok(bytes) = result {
+                    self.news(from, &bytes).await?;
+                }
+            }
+            Work::Chunk { request, result } => {
+                let now_ms = self.now_ms();
+                if self.fetching.arrived(request, result, now_ms) {
+                    self.fail_here(FailPoint::MidDownload);
+                }
+            }
+            Work::Accepted { request, result } => {
+                let now_ms = self.now_ms();
+                if let Some(text) = self.fetching.accepted(request, result, now_ms)? {
+                    self.say(&NodeEvent::Warning { text });
+                }
+            }
+            Work::Complete { body, result } => {
+                result?;
+                for height in self.fetching.complete(body) {
+                    self.step(Input::Stored { height, body }).await?;
+                }
+            }
+            Work::Announced(Announced { height, ballot }) => {
+                if self.computing == Some(Height(height)) && self.parts.machine.current() == Height(height) {
+                    self.import(Height(height), ballot);
+                } else {
+                    self.announced.insert(height, ballot);
+                }
+            }
+            Work::ContributorEnded(why) => {
+                self.contributor = None;
+                if let Some(why) = why {
+                    self.contributor_failed = Some(why.clone());
+                    if let Some(height) = self.computing {
+                        self.step(Input::Abstained { height, why }).await?;
+                    }
+                }
+            }
+            Work::Concluded(result) => {
+                self.concluded = Some(result?);
+                self.step(Input::Concluded).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fail_here(&self, point: FailPoint) {
+        if self.parts.config.fail_at == Some(point) {
+            die();
+        }
+    }
+
+    fn conclude(&mut self, outcome: Outcome) {
+        let traffic = self.parts.network.traffic();
+        let (sent, received) =
+            (self.parts.earlier.0 + traffic.sent_bytes, self.parts.earlier.1 + traffic.received_bytes);
+        let inputs = ConcludeInputs::gather(&self.parts, outcome, self.seconds.clone(), (sent, received));
+        let work = self.work.clone();
+        tokio::spawn(async move {
+            let result = conclude(inputs).await;
+            let _ = work.send(Work::Concluded(result)).await;
+        });
+    }
+
+    fn finish(&mut self, outcome: Outcome) {
+        if self.finished.is_some() {
+            return;
+        }
+        self.finished = Some((outcome, Instant::now()));
+        self.contributor = None;
+        let traffic = self.parts.network.traffic();
+        let conclusion = self.concluded.clone();
+        let event = NodeEvent::Finished {
+            outcome: if outcome == Outcome::Agreed { "agreed" } else { "abandoned" },
+            mask_root: conclusion.as_ref().and_then(|conclusion| conclusion.mask_root),
+            transcript: conclusion.as_ref().map(|conclusion| conclusion.transcript.clone()).unwrap_or_default(),
+            pruned: conclusion.and_then(|conclusion| conclusion.pruned),
+            sent_bytes: self.parts.earlier.0 + traffic.sent_bytes,
+            received_bytes: self.parts.earlier.1 + traffic.received_bytes,
+            seconds: self.started.elapsed().as_secs_f64(),
+        };
+        self.status(true);
+        self.say(&event);
+    }
+
+    /// Whether nothing is left to do.
+    fn ending(&self) -> Option<Ending> {
+        let (outcome, since) = self.finished?;
+        let machine = &self.parts.machine;
+        let last = Height(machine.heights().saturating_sub(1));
+        let everybody = machine.results(last) == self.parts.names.len();
+        let over = since.elapsed() >= self.parts.config.linger || (everybody && since.elapsed() >= GRACE);
+        over.then_some(if outcome == Outcome::Agreed { Ending::Agreed } else { Ending::Abandoned })
+    }
+
+    async fn end(mut self, ending: Ending) -> Result<Ending, NodeError> {
+        self.contributor = None;
+        tokio::task::block_in_place(|| self.parts.wal.sync())?;
+        self.refresh_transcript();
+        self.status(true);
+        self.parts.network.shutdown().await;
+        Ok(ending)
+    }
+
+    /// Adds to the transcript what arrived after it was written: late results above all.
+    fn refresh_transcript(&mut self) {
+        let Some(conclusion) = &self.concluded else { return };
+        let traffic = self.parts.network.traffic();
+        let totals = (self.parts.earlier.0 + traffic.sent_bytes, self.parts.earlier.1 + traffic.received_bytes);
+        let outcome = self.finished.map_or(Outcome::Agreed, |(outcome, _)| outcome);
+        let inputs = ConcludeInputs::gather(&self.parts, outcome, self.seconds.clone(), totals);
+        let folder = conclusion.transcript.clone();
+        if let Err(error) = tokio::task::block_in_place(|| inputs.write_transcript(&folder)) {
+            self.say(&NodeEvent::Warning { text: format!("the transcript was not completed: {}", chain(&error)) });
+        }
+    }
+
+    fn status(&mut self, last: bool) {
+        let traffic = self.parts.network.traffic();
+        let totals = (self.parts.earlier.0 + traffic.sent_bytes, self.parts.earlier.1 + traffic.received_bytes);
+        let connected: Vec<String> = self.connected.iter().map(|member| self.name(*member)).collect();
+        let status = Status {
+            member: self.parts.name.clone(),
+            round: self.parts.model.round.id().0,
+            running: !last || self.finished.is_none(),
+            phase: self.phase().to_owned(),
+            height: self.parts.machine.current().0,
+            heights: self.parts.machine.heights(),
+            connected,
+            members: self.parts.names.len(),
+            addresses: self.addresses.iter().cloned().collect(),
+            sent_bytes: totals.0,
+            received_bytes: totals.1,
+            seconds: self.started.elapsed().as_secs_f64(),
+            mask_root: self.concluded.as_ref().and_then(|conclusion| conclusion.mask_root),
+            transcript: self.concluded.as_ref().map(|conclusion| conclusion.transcript.clone()),
+            pruned: self.concluded.as_ref().and_then(|conclusion| conclusion.pruned.clone()),
+        };
+        // the node does not depend on it
+        let _ = status.write(&self.parts.folder.status());
+    }
+
+    fn phase(&self) -> &'static str {
+        let machine = &self.parts.machine;
+        match self.finished {
+            Some((Outcome::Agreed, _)) => "agreed",
+            Some((Outcome::Abandoned(_), _)) => "abandoned",
+            None if !machine.has_joined() => "joining",
+            None if machine.current().0 >= machine.heights() => "writing the pruned model",
+            None => machine.stage(),
+        }
+    }
+}
+
+/// The point of recovery that a record stands for.
+fn fail_point(record: &Record) -> Option<FailPoint> {
+    Some(match record {
+        Record::Journal(_) => FailPoint::JournalWritten,
+        Record::Held(..) => FailPoint::HeldWritten,
+        Record::Said(bytes) => match wire::content_of(bytes) {
+            Ok(Some(Content::BallotHeader)) => FailPoint::HeaderWritten,
+            Ok(Some(Content::Holdings)) => FailPoint::HoldingsWritten,
+            Ok(Some(Content::Proposed)) => FailPoint::ProposalWritten,
+            Ok(Some(Content::Prevote)) => FailPoint::PrevoteWritten,
+            Ok(Some(Content::Precommit)) => FailPoint::PrecommitWritten,
+            Ok(Some(Content::MaskResult)) => FailPoint::ResultWritten,
+            _ => return None,
+        },
+        Record::Heard(bytes) => match wire::content_of(bytes) {
+            Ok(Some(Content::Settled)) => FailPoint::SettledWritten,
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
+/// What the digest of a set of ballots stands for, for those who only have the machine.
+pub(super) fn sets_of(machine: &Machine) -> Vec<(Height, Digest, Vec<(MemberIndex, Digest)>)> {
+    let heights = (0..machine.heights()).map(Height);
+    let known = heights.filter_map(|height| machine.ballots(height).map(|ballots| (height, ballots)));
+    known.map(|(height, ballots)| (height, fedprune_federation::machine::set_digest(&ballots), ballots)).collect()
+}

@@ -1,0 +1,196 @@
+//! Running a node: from a home folder to a pruned model.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `config` | what a node is told, and its limits |
+//! | `driver` | the loop: network, work and time into the machine, its effects into I/O |
+//! | `fetch` | pulls bodies from members, chunk by chunk |
+//! | `model` | validates and counts ballots over the base model |
+//! | `child` | processes that compute masks and write the pruned model |
+//! | `conclude` | pruned model and transcript |
+//! | `events` | what the operator is told |
+//! | `status` | how the node is doing, as a file |
+
+mod child;
+mod conclude;
+mod config;
+mod driver;
+mod error;
+mod events;
+mod fetch;
+mod model;
+mod status;
+mod work;
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use fedprune_checkpoint::Checkpoint;
+use fedprune_engine::MalachiteEngine;
+use fedprune_federation::ballot::largest_body_bytes;
+use fedprune_federation::machine::{Machine, Record, Setup};
+use fedprune_federation::round::{Scaling, Strategy};
+use fedprune_federation::{Height, Ratified, Round};
+use libp2p::Multiaddr;
+
+pub use config::{DEFAULT_LINGER, FailPoint, NodeConfig, ParseFailPointError};
+pub use driver::Ending;
+pub use error::NodeError;
+pub use events::NodeEvent;
+pub use model::ModelError;
+pub use status::{Status, StatusError};
+
+use crate::network::{Greeting, Network, NetworkConfig, Peer};
+use crate::storage::blobs::BlobStore;
+use crate::storage::home::Home;
+use crate::storage::wal::Wal;
+use driver::{Driver, Parts};
+use model::RoundModel;
+
+/// Takes part in a round until it is over, others have had their answers, or `stop` turns true.
+///
+/// Must be called within a multi-threaded tokio runtime. `tell` gets every event, in order.
+///
+/// # Errors
+/// [`NodeError`]. Whatever was signed or stored stays: the same command goes on.
+pub async fn run(
+    config: NodeConfig,
+    tell: &mut (dyn FnMut(&NodeEvent) + Send),
+    stop: tokio::sync::watch::Receiver<bool>,
+) -> Result<Ending, NodeError> {
+    let home = Home::open(&config.home)?;
+    let consortium = home.consortium()?;
+    let identity = home.identity(&consortium)?;
+    let (round, folder) = home.round(&consortium, config.round)?;
+    let names: Vec<String> = consortium.members().iter().map(|member| member.name.clone()).collect();
+    let name = names.get(identity.member.as_usize()).cloned().unwrap_or_default();
+    tell(&NodeEvent::Started { member: name.clone(), round: round.id().0, consortium: consortium.id().0 });
+    if round.terms().scaling == Scaling::Support && round.terms().strategy == Strategy::Iterative {
+        return Err(NodeError::NotSupported(
+            "an iterative round with scaling = \"support\" is not supported yet; use scaling = \"none\"",
+        ));
+    }
+
+    let (checkpoint, round) = {
+        let model = config.model.clone();
+        let opened =
+            tokio::task::spawn_blocking(move || open_model(&model, &round).map(|checkpoint| (checkpoint, round)));
+        opened.await.map_err(|error| NodeError::Worker(error.to_string()))??
+    };
+    let base_model = round.terms().base_model;
+    let layout = checkpoint.layout().clone();
+    let model = RoundModel::new(checkpoint, round.clone(), consortium.clone(), folder.folder().join("masks"))?;
+
+    let members = names.len() as u64;
+    let heights = round.heights(&layout).map_err(ModelError::from)?;
+    let mut largest = 0u64;
+    for height in 0..heights {
+        let of_height = round.layout_at(&layout, Height(height)).map_err(ModelError::from)?;
+        largest = largest.saturating_add(largest_body_bytes(&of_height));
+    }
+    // two of each member: an equivocator's second ballot may be the one that counts
+    let blobs = Arc::new(BlobStore::open(&folder.blobs(), largest.saturating_mul(members).saturating_mul(2))?);
+    let (mut wal, notices) = Wal::open(&folder.wal())?;
+    for notice in notices {
+        tell(&NodeEvent::Warning { text: notice.to_string() });
+    }
+    let mut records = Vec::new();
+    for entry in wal.entries() {
+        let entry = entry?;
+        let record =
+            Record::decode(&entry.payload).map_err(|source| NodeError::Record { folder: folder.wal(), source })?;
+        records.push((entry.position.height, record));
+    }
+    let engine = MalachiteEngine::new(consortium.clone(), &round, identity.signing_key.clone())
+        .map_err(|error| NodeError::Engine(error.to_string()))?;
+    let setup =
+        Setup { consortium: consortium.clone(), round: round.clone(), layout, key: identity.signing_key.clone() };
+    let machine = Machine::recover(setup, Box::new(engine), records)?;
+
+    let listen = listen_addresses(&config, &consortium, &name)?;
+    let peers = consortium.members().iter().zip(consortium.consortium().indices()).map(|(member, index)| Peer {
+        member: index,
+        name: member.name.clone(),
+        key: member.peer_key,
+        addresses: member.addresses.clone(),
+    });
+    let (network, events) = Network::start(NetworkConfig {
+        peer_key_seed: *identity.peer_key.to_seed(),
+        member: identity.member,
+        peers: peers.collect(),
+        listen,
+        greeting: Greeting {
+            protocol: fedprune_federation::wire::VERSION,
+            consortium: consortium.id(),
+            round: round.id(),
+            model: base_model,
+            instance: instance()?,
+        },
+        options: config.options,
+    })?;
+    let earlier = Status::read(&folder.status()).map_or((0, 0), |status| (status.sent_bytes, status.received_bytes));
+    let home_folder = home.folder().to_owned();
+    let parts =
+        Parts { config, name, names, folder, home: home_folder, machine, model, wal, blobs, network, events, earlier };
+    let ending = Driver::new(parts, tell).run(stop).await;
+    drop(home); // unlocks
+    ending
+}
+
+/// Opens the model and compares it with the round's.
+fn open_model(folder: &Path, round: &Round) -> Result<Checkpoint, NodeError> {
+    let checkpoint = Checkpoint::open(folder)?;
+    let terms = round.terms();
+    let other = |what, found, expected| NodeError::OtherModel { folder: folder.to_owned(), what, found, expected };
+    let found = checkpoint.configuration_digest();
+    if found != terms.configuration {
+        return Err(other("configuration", found, terms.configuration));
+    }
+    let found = checkpoint.tokenizer_digest()?;
+    if found != terms.tokenizer {
+        return Err(other("tokenizer", found, terms.tokenizer));
+    }
+    let found = checkpoint.content_digest(&|_| {});
+    if found != terms.base_model {
+        return Err(other("weights", found, terms.base_model));
+    }
+    checkpoint.release_all();
+    Ok(checkpoint)
+}
+
+/// Where to listen: as told, or at the ports of the addresses that the consortium has for this member.
+fn listen_addresses(config: &NodeConfig, consortium: &Ratified, name: &str) -> Result<Vec<Multiaddr>, NodeError> {
+    use libp2p::multiaddr::Protocol;
+    if !config.listen.is_empty() {
+        return Ok(config.listen.clone());
+    }
+    let member = consortium.members().iter().find(|member| member.name == name);
+    let mut listen = Vec::new();
+    for address in member.iter().flat_map(|member| &member.addresses) {
+        let parsed: Multiaddr = address.parse().map_err(|_| NodeError::Address(address.clone()))?;
+        let mut here = Multiaddr::empty();
+        for part in &parsed {
+            match part {
+                Protocol::P2p(_) => {}
+                // a name is resolved by those who dial; a node listens on all its interfaces
+                Protocol::Dns(_) | Protocol::Dns4(_) => here.push(Protocol::Ip4(std::net::Ipv4Addr::UNSPECIFIED)),
+                Protocol::Dns6(_) => here.push(Protocol::Ip6(std::net::Ipv6Addr::UNSPECIFIED)),
+                // an address that is not this machine's own is that of a router in front of it
+                Protocol::Ip4(ip) if !ip.is_loopback() => here.push(Protocol::Ip4(std::net::Ipv4Addr::UNSPECIFIED)),
+                Protocol::Ip6(ip) if !ip.is_loopback() => here.push(Protocol::Ip6(std::net::Ipv6Addr::UNSPECIFIED)),
+                other => here.push(other),
+            }
+        }
+        listen.push(here);
+    }
+    if listen.is_empty() { Err(NodeError::NoAddress(name.to_owned())) } else { Ok(listen) }
+}
+
+/// Tells this process from every other with the same key.
+fn instance() -> Result<[u8; 16], NodeError> {
+    let mut bytes = [0; 16];
+    let mut source = std::fs::File::open("/dev/urandom").map_err(NodeError::Random)?;
+    source.read_exact(&mut bytes).map_err(NodeError::Random)?;
+    Ok(bytes)
+}

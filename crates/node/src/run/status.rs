@@ -1,0 +1,79 @@
+//! `status.json`: how a node is doing, for `fedprune node status` and for people.
+
+use std::path::{Path, PathBuf};
+
+use fedprune_mask::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::storage::fs::{self, FileError};
+
+/// Most bytes of a status.
+pub const STATUS_LIMIT: usize = 1 << 20;
+
+/// How a node is doing, or how it was when it ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Which member.
+    pub member: String,
+    /// In which round.
+    pub round: Digest,
+    /// Whether it had more to do when this was written.
+    pub running: bool,
+    /// What it is at.
+    pub phase: String,
+    /// The height that it works on.
+    pub height: u32,
+    /// How many there are.
+    pub heights: u32,
+    /// Members that are connected.
+    pub connected: Vec<String>,
+    /// How many members there are.
+    pub members: usize,
+    /// Where it can be dialled.
+    pub addresses: Vec<String>,
+    /// To other members, in all runs of this round.
+    pub sent_bytes: u64,
+    /// From other members.
+    pub received_bytes: u64,
+    /// Since it started.
+    pub seconds: f64,
+    /// The root of the global mask.
+    pub mask_root: Option<Digest>,
+    /// Where the transcript is.
+    pub transcript: Option<PathBuf>,
+    /// Where the pruned model is.
+    pub pruned: Option<PathBuf>,
+}
+
+/// Why there is no status.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// It cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It is damaged.
+    #[error("`{}` is damaged; a running node writes it again", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+}
+
+impl Status {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`StatusError`].
+    pub fn read(path: &Path) -> Result<Self, StatusError> {
+        let bytes = fs::read(path, STATUS_LIMIT)?;
+        serde_json::from_slice(&bytes).map_err(|source| StatusError::Json { path: path.to_owned(), source })
+    }
+
+    pub(super) fn write(&self, path: &Path) -> Result<(), StatusError> {
+        let bytes =
+            serde_json::to_vec_pretty(self).map_err(|source| StatusError::Json { path: path.to_owned(), source })?;
+        Ok(fs::write(path, &bytes)?)
+    }
+}
