@@ -69,7 +69,9 @@ impl Node {
     }
 
     async fn next(&mut self) -> NetworkEvent {
-        timeout(LONG, self.events.recv()).await.expect("an event in time").expect("runs")
+        let event = timeout(Duration::from_secs(5), self.events.recv()).await.expect("an event in time").expect("runs");
+        eprintln!("{} {event:?}", self.network.peer_id());
+        event
     }
 
     /// The first event that `pick` takes; earlier ones are dropped.

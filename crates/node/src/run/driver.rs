@@ -57,6 +57,7 @@ pub(super) struct Parts {
     pub(super) network: Network,
     pub(super) events: Events,
     pub(super) earlier: (u64, u64),
+    pub(super) outgoing: Option<Box<dyn super::Outgoing>>,
 }
 
 /// A running node.
@@ -223,8 +224,14 @@ impl<'a> Driver<'a> {
                 }
                 Effect::Publish(bytes) => {
                     let proposal = matches!(wire::content_of(&bytes), Ok(Some(Content::Proposed)));
-                    if let Err(error) = self.parts.network.publish(bytes).await {
-                        self.say(&NodeEvent::Warning { text: format!("a message was not sent: {error}") });
+                    let messages = match &mut self.parts.outgoing {
+                        Some(outgoing) => outgoing.publish(bytes),
+                        None => vec![bytes],
+                    };
+                    for bytes in messages {
+                        if let Err(error) = self.parts.network.publish(bytes).await {
+                            self.say(&NodeEvent::Warning { text: format!("a message was not sent: {error}") });
+                        }
                     }
                     if proposal && self.parts.config.fail_at == Some(FailPoint::ProposalSent) {
                         tokio::time::sleep(Duration::from_millis(300)).await; // until it has left this machine

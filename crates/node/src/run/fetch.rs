@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::error::NodeError;
 use super::work::{ChunkFault, Work};
 use crate::network::{AskError, ChunkAnswer, Network};
-use crate::storage::blobs::{AcceptError, BlobStore, Partial};
+use crate::storage::blobs::{AcceptError, BlobError, BlobStore, Partial};
 use crate::transfer::{Body, Downloads, Event, Outcome, Request};
 
 /// How long those are asked who should have a body, before everybody is.
@@ -64,6 +64,12 @@ impl Fetching {
             let begun = tokio::task::block_in_place(|| self.blobs.begin(digest, size_bytes, size_bytes));
             let partial = match begun {
                 Ok(partial) => partial,
+                // a lying header: the body is here or on its way under its true size, or there is none
+                Err(
+                    BlobError::Held(_) | BlobError::Arriving(_) | BlobError::TooLarge { .. } | BlobError::Quota { .. },
+                ) => {
+                    return;
+                }
                 Err(error) => {
                     self.failed.get_or_insert(error.into());
                     return;
@@ -133,6 +139,9 @@ impl Fetching {
                         let result = accept(&partial, request.chunk, &bytes);
                         let _ = work.blocking_send(Work::Accepted { request, result });
                     });
+                } else {
+                    // a second answer, to what another gave first
+                    self.downloads.answered(&request, Outcome::Verified, now_ms);
                 }
                 return true;
             }
@@ -162,10 +171,12 @@ impl Fetching {
                 self.finish(body);
                 Ok(None)
             }
-            Some(Event::Banned { member, body, .. }) => Ok(Some(format!(
-                "member {member} sent a part of ballot {} that is not of it; others are asked",
-                body.digest.short()
-            ))),
+            Some(Event::Banned { member, body, size_proven }) => {
+                // where the size is not proven, whoever announced it may have lied instead
+                let who =
+                    if size_proven { format!("member {member} sent") } else { "somebody announced or sent".to_owned() };
+                Ok(Some(format!("{who} a part of ballot {} that is not of it; others are asked", body.digest.short())))
+            }
             None => Ok(None),
         }
     }

@@ -48,6 +48,14 @@ use crate::storage::wal::Wal;
 use driver::{Driver, Parts};
 use model::RoundModel;
 
+/// What stands between a member's machine and the network.
+///
+/// An honest node has none. Members that lie, in tests, are programs of their own that put something here.
+pub trait Outgoing: Send {
+    /// What leaves instead of this message.
+    fn publish(&mut self, message: Vec<u8>) -> Vec<Vec<u8>>;
+}
+
 /// Takes part in a round until it is over, others have had their answers, or `stop` turns true.
 ///
 /// Must be called within a multi-threaded tokio runtime. `tell` gets every event, in order.
@@ -56,6 +64,19 @@ use model::RoundModel;
 /// [`NodeError`]. Whatever was signed or stored stays: the same command goes on.
 pub async fn run(
     config: NodeConfig,
+    tell: &mut (dyn FnMut(&NodeEvent) + Send),
+    stop: tokio::sync::watch::Receiver<bool>,
+) -> Result<Ending, NodeError> {
+    run_behind(config, None, tell, stop).await
+}
+
+/// [`run`] with something between the machine and the network.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_behind(
+    config: NodeConfig,
+    outgoing: Option<Box<dyn Outgoing>>,
     tell: &mut (dyn FnMut(&NodeEvent) + Send),
     stop: tokio::sync::watch::Receiver<bool>,
 ) -> Result<Ending, NodeError> {
@@ -131,8 +152,21 @@ pub async fn run(
     })?;
     let earlier = Status::read(&folder.status()).map_or((0, 0), |status| (status.sent_bytes, status.received_bytes));
     let home_folder = home.folder().to_owned();
-    let parts =
-        Parts { config, name, names, folder, home: home_folder, machine, model, wal, blobs, network, events, earlier };
+    let parts = Parts {
+        config,
+        name,
+        names,
+        folder,
+        home: home_folder,
+        machine,
+        model,
+        wal,
+        blobs,
+        network,
+        events,
+        earlier,
+        outgoing,
+    };
     let ending = Driver::new(parts, tell).run(stop).await;
     drop(home); // unlocks
     ending
