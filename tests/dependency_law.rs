@@ -12,14 +12,22 @@ const OURS: &[(&str, &[&str])] = &[
     ("fedprune-model", &["fedprune-checkpoint", "fedprune-mask"]),
     ("fedprune-prune", &["fedprune-checkpoint", "fedprune-mask", "fedprune-model"]),
     ("fedprune-federation", &["fedprune-mask"]),
+    ("fedprune-audit", &["fedprune-checkpoint", "fedprune-federation", "fedprune-mask"]),
+    ("fedprune-engine", &["fedprune-federation", "fedprune-mask"]),
+    (
+        "fedprune-node",
+        &["fedprune-audit", "fedprune-checkpoint", "fedprune-engine", "fedprune-federation", "fedprune-mask"],
+    ),
     ("fedprune-testnet", &["fedprune-federation", "fedprune-mask"]),
     (
         "fedprune-cli",
         &[
+            "fedprune-audit",
             "fedprune-checkpoint",
             "fedprune-federation",
             "fedprune-mask",
             "fedprune-model",
+            "fedprune-node",
             "fedprune-prune",
             "fedprune-testnet",
         ],
@@ -34,8 +42,9 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tokenizers", &["fedprune-model", "fedprune-examples"]),
     ("bincode", &["fedprune-mask"]),
     ("ed25519-dalek", &["fedprune-federation"]),
-    ("tokio", &[]),
-    ("libp2p", &[]),
+    ("arc-malachitebft-core-consensus", &["fedprune-engine"]),
+    ("tokio", &["fedprune-node", "fedprune-cli"]),
+    ("libp2p", &["fedprune-node"]),
 ];
 
 fn metadata() -> Value {
@@ -86,4 +95,37 @@ fn heavy_and_impure_crates_stay_in_their_rooms() {
             assert!(allowed || !dependencies.contains(*confined), "`{name}` may not depend on `{confined}`");
         }
     }
+}
+
+/// What the program is built of with these features: names of packages.
+fn built_of(features: &[&str]) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--package", "fedprune-cli", "--edges", "normal,build", "--prefix", "none"])
+        .args(["--format", "{p}", "--locked", "--offline"])
+        .args(features)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("names are text");
+    text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+/// An auditor builds neither models nor networks nor an engine.
+#[test]
+fn the_auditors_program_has_what_it_needs_and_no_more() {
+    let heavy = |name: &&String| {
+        let families = ["candle", "libp2p", "arc-malachitebft", "tokio", "tokenizers", "quinn", "redb", "bao-tree"];
+        let ours = ["fedprune-engine", "fedprune-model", "fedprune-node", "fedprune-prune", "fedprune-testnet"];
+        families.iter().any(|family| name.starts_with(family)) || ours.contains(&name.as_str())
+    };
+    let audit = built_of(&["--no-default-features", "--features", "audit"]);
+    assert_eq!(audit.iter().filter(heavy).collect::<Vec<_>>(), Vec::<&String>::new());
+    for needed in ["fedprune-audit", "fedprune-federation", "fedprune-checkpoint", "ed25519-dalek"] {
+        assert!(audit.contains(needed), "{needed} is not in {audit:?}");
+    }
+    // the same names in the whole program, so that the test above is not blind
+    let whole = built_of(&[]);
+    assert!(whole.iter().filter(heavy).any(|name| name == "candle-core"), "{whole:?}");
+    assert!(audit.len() * 2 < whole.len(), "{} packages of {}", audit.len(), whole.len());
 }

@@ -3,6 +3,8 @@
 //! It needs Python with `cryptography`. Where there is none these tests say so and check nothing; with
 //! `FEDPRUNE_PYTHON=PROGRAM` they insist on that one.
 
+#![allow(clippy::print_stderr, reason = "says when nothing is checked")]
+
 mod support;
 
 use std::fs;

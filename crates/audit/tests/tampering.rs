@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use fedprune_audit::{Report, Verdict};
 use fedprune_federation::{Height, RoundId};
 use fedprune_mask::Digest;
+use proptest::prelude::*;
 use support::*;
 
 fn one_shot() -> &'static World {
@@ -110,6 +111,24 @@ fn files_cut_short_or_made_longer() {
         assert_verdict(&shorter, Verdict::Failed, &[]);
         let empty = after(world, |copy| fs::write(copy.join(file), b"").unwrap());
         assert_verdict(&empty, Verdict::Failed, &[]);
+    }
+}
+
+proptest! {
+    /// Whatever byte of whatever file is changed, the audit says so and blames nobody.
+    #[test]
+    fn any_changed_byte_is_noticed(file in 0usize..1000, at in 0usize..1_000_000, change in 1u8..=255) {
+        let world = iterative();
+        let files: Vec<String> =
+            files_below(&world.transcript()).into_iter().filter(|file| file != "summary.json").collect();
+        let file = &files[file % files.len()];
+        let report = after(world, |copy| {
+            let mut bytes = fs::read(copy.join(file)).unwrap();
+            let at = at % bytes.len();
+            bytes[at] ^= change;
+            fs::write(copy.join(file), bytes).unwrap();
+        });
+        prop_assert_eq!((report.verdict, report.blamed()), (Verdict::Failed, vec![]), "{}", file);
     }
 }
 
@@ -337,6 +356,21 @@ fn foreign_files_are_told_and_change_nothing() {
     for name in ["notes.txt", "heights/0000/results/north.bin", "heights/first"] {
         assert!(report.notes.iter().any(|note| note.contains(name)), "{name}: {:?}", report.notes);
     }
+}
+
+/// What is in the right place and belongs to nothing is told.
+#[test]
+fn idle_ballots_and_heights_are_told() {
+    let world = one_shot();
+    let report = after(world, |copy| {
+        fs::write(copy.join(format!("bodies/{}.ballot", Digest::of(b"idle"))), "idle").unwrap();
+        copy_folder(&copy.join("heights/0000"), &copy.join("heights/0003"));
+        fs::remove_file(copy.join("heights/0003/settled.bin")).unwrap();
+    });
+    assert_verdict(&report, Verdict::Verified, &[]);
+    assert_eq!(report.notes.len(), 2, "{:?}", report.notes);
+    assert!(report.notes[0].contains("`heights/0003` is beyond the last height"), "{:?}", report.notes);
+    assert!(report.notes[1].contains("1 ballots count at no height"), "{:?}", report.notes);
 }
 
 /// A file that has a transcript's name and is nothing of the kind is a failure.

@@ -23,6 +23,7 @@ pub(super) fn read(
     let mut owners = BTreeMap::new();
     for (member, digest) in manifest.contributors() {
         let name = context.name(member);
+        ledger.counted.insert(digest);
         if let Some(other) = owners.insert(digest, name.clone()) {
             ledger.note(format!(
                 "`{other}` and `{name}` cast one and the same ballot {} at height {height}",

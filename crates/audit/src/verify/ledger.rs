@@ -1,5 +1,7 @@
 //! Checks, findings and notes as they are made.
 
+use std::collections::BTreeSet;
+
 use fedprune_federation::{Height, Ratified, Round};
 use fedprune_mask::Digest;
 
@@ -13,6 +15,8 @@ pub(super) struct Ledger {
     findings: Vec<Finding>,
     notes: Vec<String>,
     pub heights: Vec<HeightReport>,
+    /// Ballots that some height counts.
+    pub counted: BTreeSet<Digest>,
     pub mask_root: Option<Digest>,
 }
 

@@ -35,7 +35,7 @@ use fedprune_mask::Digest;
 use fedprune_mask::matrix_mask::mask_root;
 
 use crate::report::{Area, Outcome, Report, chain};
-use crate::transcript::{HeightFiles, Limits, Transcript, TranscriptError};
+use crate::transcript::{HeightFiles, Limits, Transcript, TranscriptError, body_path, height_folder};
 use ledger::Ledger;
 use model::Model;
 use pruned::PrunedCopy;
@@ -156,6 +156,7 @@ pub fn verify(
         Context { transcript: &transcript, consortium: &consortium, round: &round, model: model.as_ref(), progress };
     let pruned = options.pruned.and_then(|path| pruned::open(path, &context, &mut ledger));
     audit_heights(&context, pruned, &mut ledger);
+    note_bodies(&transcript, &mut ledger);
     Ok(ledger.into_report(options, Some((&consortium, &round))))
 }
 
@@ -171,6 +172,15 @@ fn note_files(transcript: &Transcript, ledger: &mut Ledger) {
     }
     if count > names.len() {
         ledger.note(format!("{} more files are no part of a transcript", count - names.len()));
+    }
+}
+
+/// Ballots that no decision counts.
+fn note_bodies(transcript: &Transcript, ledger: &mut Ledger) {
+    let idle: Vec<&Digest> = transcript.bodies().iter().filter(|body| !ledger.counted.contains(*body)).collect();
+    if let Some(first) = idle.first() {
+        let (count, first) = (idle.len(), body_path(**first));
+        ledger.note(format!("{count} ballots count at no height, such as `{first}`; nothing was checked about them"));
     }
 }
 
@@ -209,17 +219,25 @@ fn audit_heights(context: &Context<'_>, mut pruned: Option<PrunedCopy>, ledger: 
 
 /// More heights than any model has blocks; a claim beyond is not walked through.
 const MAX_HEIGHTS: u32 = 1 << 16;
+/// Heights without a decision that are named.
+const MAX_NOTED: usize = 10;
 
 /// Compares the folders of heights with the number that the round has.
 fn count_heights(context: &Context<'_>, expected: Option<u32>, abandoned: Option<Height>, ledger: &mut Ledger) {
     let subject = || "number of heights".to_owned();
-    let beyond = |last: u32| {
-        let mut folders = context.transcript.heights().filter(move |(height, _)| height.0 > last);
-        folders.find(|(_, files)| files.settled).map(|(height, _)| height)
+    // a height that was begun by some, and that the round did not come to, says nothing against it
+    let beyond = |last: u32, ledger: &mut Ledger| {
+        let folders = context.transcript.heights().filter(|(height, _)| height.0 > last);
+        let (decided, begun): (Vec<_>, Vec<_>) = folders.partition(|(_, files)| files.settled);
+        for (height, _) in begun.iter().take(MAX_NOTED) {
+            let folder = height_folder(*height);
+            ledger.note(format!("`{folder}` is beyond the last height and has no decision; nothing in it was checked"));
+        }
+        decided.first().map(|(height, _)| *height)
     };
     if let Some(last) = abandoned {
         let compared = format!("the decisions with the end at height {last}, which was abandoned");
-        let outcome = match beyond(last.0) {
+        let outcome = match beyond(last.0, ledger) {
             None => Outcome::Passed,
             Some(height) => ledger::failed(format!("there is a decision of height {height}, after the round's end")),
         };
@@ -238,7 +256,7 @@ fn count_heights(context: &Context<'_>, expected: Option<u32>, abandoned: Option
         return;
     };
     let compared = format!("the decisions with the {expected} that the round has");
-    let outcome = match beyond(expected.saturating_sub(1)) {
+    let outcome = match beyond(expected.saturating_sub(1), ledger) {
         None => Outcome::Passed,
         Some(height) => {
             ledger::failed(format!("there is a decision of height {height}, which the round does not have"))

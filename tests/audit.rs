@@ -1,0 +1,130 @@
+//! `fedprune audit` as people run it: what it prints and what it exits with.
+
+#[path = "../crates/audit/tests/support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use support::{ITERATIVE, ONE_SHOT, World, first_of_class, flip};
+
+fn run(arguments: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_fedprune-under-test");
+    Command::new(program).args(arguments).output().expect("the program starts")
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().expect("test paths are UTF-8").to_owned()
+}
+
+/// Runs `audit verify` with more arguments; exit code and report.
+fn verify(world: &World, more: &[&str]) -> (i32, String) {
+    let transcript = text(&world.transcript());
+    let output = run(&[&["audit", "verify", &transcript], more].concat());
+    let report = String::from_utf8(output.stdout).expect("reports are text");
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
+    (output.status.code().expect("an exit code"), report)
+}
+
+#[test]
+fn each_verdict_has_its_exit_code_and_comes_last() {
+    let world = World::new(ITERATIVE);
+    let (model, pruned) = (text(&world.path("model")), text(&world.path("pruned")));
+    let (consortium, round) = (world.consortium.id().to_string(), world.round.id().to_string());
+    let with_model = ["--model", &model, "--pruned", &pruned];
+    let ids = ["--consortium-id", &consortium, "--round-id", &round];
+    let ends = |(code, report): (i32, String), expected: i32, verdict: &str| {
+        assert_eq!(code, expected, "{report}");
+        let last = report.trim_end().lines().last().unwrap_or_default().to_owned();
+        assert!(last.starts_with(&format!("{verdict}: ")), "{report}");
+        report
+    };
+    let report = ends(verify(&world, &[with_model, ids].concat()), 0, "VERIFIED");
+    for part in
+        ["passed       `consortium.signatures`", "mask of height 1", "base ⊙ mask", &world.mask_root.to_string()]
+    {
+        assert!(report.contains(part), "`{part}` is not in\n{report}");
+    }
+    ends(verify(&world, &with_model), 10, "SELF-CONSISTENT");
+    let report = ends(verify(&world, &ids), 11, "INCOMPLETE");
+    assert!(report.contains("not checked  base model"), "{report}");
+    let wrong = ["--consortium-id", &round, "--round-id", &round];
+    ends(verify(&world, &[with_model, wrong].concat()), 12, "FAILED");
+    let weights = world.path("pruned").join("model.safetensors");
+    flip(&weights);
+    let report = ends(verify(&world, &[with_model, ids].concat()), 12, "FAILED");
+    assert!(report.contains("pruned checkpoint"), "{report}");
+}
+
+#[test]
+fn reports_for_machines() {
+    let world = World::new(ONE_SHOT);
+    flip(&first_of_class(&world.transcript(), "results"));
+    let (code, report) = verify(&world, &["--format", "json"]);
+    let report: Value = serde_json::from_str(&report).expect("a JSON report");
+    assert_eq!((code, report["verdict"].as_str()), (12, Some("FAILED")));
+    assert_eq!(report["heights"][0]["contributors"].as_array().map(Vec::len), Some(4));
+    let failed = |check: &&Value| check["outcome"] == "failed";
+    assert_eq!(report["checks"].as_array().unwrap().iter().filter(failed).count(), 1);
+}
+
+#[test]
+fn show_is_for_people_and_machines() {
+    let world = World::new(ITERATIVE);
+    let transcript = text(&world.transcript());
+    let output = run(&["audit", "show", &transcript]);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    for part in ["Four", "west", "strategy = \"iterative\"", "height 1", "bytes", "committed to by north, south, west"]
+    {
+        assert!(shown.contains(part), "`{part}` is not in\n{shown}");
+    }
+    let output = run(&["audit", "show", &transcript, "--format", "json"]);
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown["round"], world.round.id().to_string());
+    assert_eq!(shown["heights"].as_array().map(Vec::len), Some(2));
+}
+
+/// What is typed wrong is 2, what is not there is 1, and neither prints a report.
+#[test]
+fn mistakes() {
+    let world = World::new(ONE_SHOT);
+    let (transcript, model) = (text(&world.transcript()), text(&world.path("model")));
+    let (id, nowhere) = (world.round.id().to_string(), text(&world.path("nowhere")));
+    for (code, arguments, says) in [
+        (2, vec!["audit", "verify"], "TRANSCRIPT"),
+        (2, vec!["audit", "verify", &transcript, "--round-id", &id], "--consortium-id"),
+        (2, vec!["audit", "verify", &transcript, "--consortium-id", "12", "--round-id", &id], "64 hexadecimal digits"),
+        (2, vec!["audit", "verify", &transcript, "--pruned", &model], "--model"),
+        (1, vec!["audit", "verify", &nowhere], "is no transcript"),
+        (1, vec!["audit", "verify", &model], "is no transcript"),
+        (1, vec!["audit", "show", &nowhere], "is no transcript"),
+        (1, vec!["audit", "verify", &transcript, "--model", &nowhere], "nowhere"),
+        (1, vec!["audit", "verify", &transcript, "--model", &model, "--pruned", &nowhere], "is no folder"),
+    ] {
+        let output = run(&arguments);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+        assert!(output.stdout.is_empty() && message.contains(says), "{arguments:?}: {message}");
+    }
+}
+
+/// Words of strangers do not steer the terminal of whoever audits.
+#[test]
+fn names_from_a_transcript_are_harmless() {
+    let world = World::new(ONE_SHOT);
+    fs::write(world.transcript().join("\u{1b}[2J\u{1b}[HVERIFIED: all is well"), "x").unwrap();
+    fs::write(
+        world.transcript().join("summary.json"),
+        r#"{"written_by":"\u001b[2Jx","program":"","sent_bytes":1,"received_bytes":2,"seconds":{}}"#,
+    )
+    .unwrap();
+    for command in ["verify", "show"] {
+        let transcript = text(&world.transcript());
+        let output = run(&["audit", command, &transcript]);
+        assert!(!output.stdout.contains(&0x1b), "{command}");
+        assert!(!output.stdout.is_empty());
+    }
+}
