@@ -121,7 +121,7 @@ pub enum Command {
     #[cfg(feature = "federation")]
     #[command(subcommand)]
     Testnet(TestnetCommand),
-    /// Prune the bundled model with four bundled texts and measure what it costs.
+    /// Four nodes prune the bundled model together, each with a text of its own; measured and audited.
     #[cfg(feature = "federation")]
     Demo(DemoOptions),
 }

@@ -26,6 +26,16 @@ crate::report!(TestnetReport, exit);
 /// # Errors
 /// When there is no such testnet, or it cannot be set up; one that did not end as expected is a report.
 pub fn run(options: &TestnetRunOptions, meter: &Meter) -> anyhow::Result<TestnetReport> {
+    run_manifest(&options.manifest, options.base.as_deref(), options.out.as_deref(), meter).map(TestnetReport)
+}
+
+/// Runs a manifest in a new folder.
+pub(super) fn run_manifest(
+    manifest: &Path,
+    base: Option<&Path>,
+    out: Option<&Path>,
+    meter: &Meter,
+) -> anyhow::Result<Report> {
     let program = std::env::current_exe().context("the system does not say where this program lies")?;
     let interrupt = interrupt::cooperative();
     let mut folder: Option<PathBuf> = None;
@@ -45,9 +55,9 @@ pub fn run(options: &TestnetRunOptions, meter: &Meter) -> anyhow::Result<Testnet
     };
     let ran = fedprune_testnet::run(
         &Options {
-            manifest: &options.manifest,
-            base: options.base.as_deref(),
-            folder: options.out.as_deref(),
+            manifest,
+            base,
+            folder: out,
             program: &program,
             bundle: &unpack,
             stop: &|| interrupt.check().is_err(),
@@ -64,7 +74,7 @@ pub fn run(options: &TestnetRunOptions, meter: &Meter) -> anyhow::Result<Testnet
                     *command = format!("{}{arguments}", files::program());
                 }
             }
-            Ok(TestnetReport(report))
+            Ok(report)
         }
         Err(error) => {
             let made = folder.map(|folder| format!("what was made until then is in {}", shell(&folder)));
