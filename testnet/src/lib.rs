@@ -12,6 +12,7 @@
 //! | `events` | what nodes say |
 //! | `judge` | whether everything came as expected |
 //! | [`report`] | what came of it |
+//! | [`simulator`] | whole rounds in one process, under virtual time |
 //!
 //! Everything is done through the program's commands and files, as users do it: nothing here links the node, so that
 //! what passes here passes for them.
@@ -26,17 +27,21 @@ pub mod manifest;
 mod network;
 mod ports;
 mod prepare;
-mod process;
+pub mod process;
 mod program;
 pub mod report;
+pub mod simulator;
 mod supervise;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fedprune_federation::{Consortium, Round};
+
 pub use error::TestnetError;
 pub use manifest::{Manifest, Outcome};
+pub use prepare::NodeArguments;
 pub use report::{Check, LogEnd, Report, SiloReport};
 pub use supervise::Phase;
 
@@ -96,43 +101,102 @@ pub struct Options<'a> {
     pub stop: &'a dyn Fn() -> bool,
 }
 
+/// A testnet whose nodes can be started: keys, documents and approvals are there.
+pub struct SetUp {
+    manifest: Manifest,
+    sources: Sources,
+    prepared: Prepared,
+    folder: Folder,
+    ports: Vec<u16>,
+}
+
+impl SetUp {
+    /// Makes everything that nodes need before they start.
+    ///
+    /// # Errors
+    /// When there is no such testnet, or it could not be set up.
+    pub fn new(options: &Options<'_>, observe: Observer<'_>) -> Result<Self, TestnetError> {
+        let text = files::read_manifest(options.manifest)?;
+        let mut manifest = Manifest::parse(&text)
+            .map_err(|source| TestnetError::Manifest { path: options.manifest.to_owned(), source })?;
+        let own = options.manifest.parent().unwrap_or(Path::new("")).to_owned();
+        let base = options.base.unwrap_or(&own);
+        let folder = Folder { root: files::new_folder(options.folder, FOLDER_PREFIX)? };
+        observe(Progress::Folder(&folder.root));
+        folder.furnish()?;
+        prepare::keep_manifest(&folder, &text)?;
+        let program = options.program_in(&folder);
+
+        let sources = prepare::sources(&manifest, base, &folder.root, options.bundle)?;
+        let spread = u64::from(std::process::id()).wrapping_mul(manifest::MAX_SILOS as u64);
+        let reserved = ports::reserve(manifest.silos.len(), spread)
+            .map_err(error::at("reserve ports of", Path::new("127.0.0.1")))?;
+        let prepared = prepare::prepare(&mut manifest, &sources.model, &folder, &reserved, &program, observe)?;
+        let ports = reserved.iter().map(ports::Reserved::port).collect();
+        Ok(Self { manifest, sources, prepared, folder, ports })
+    }
+
+    /// How each silo's node is started, in the order of members.
+    pub fn nodes(&self) -> Vec<NodeArguments> {
+        // a node that has finished helps the others, until all have and it is told to stop
+        let linger_seconds = self.manifest.expect.within.as_secs();
+        let silos = self.manifest.silos.iter().zip(&self.ports).enumerate();
+        let (sources, folder, round) = (&self.sources, &self.folder, &self.prepared.round);
+        let nodes = silos.map(|(number, (silo, port))| {
+            NodeArguments::of(silo, number, sources, folder, *port, round, linger_seconds)
+        });
+        nodes.collect()
+    }
+
+    /// What each silo is called, in the order of members.
+    pub fn names(&self) -> Vec<String> {
+        self.manifest.silos.iter().map(|silo| silo.name.clone()).collect()
+    }
+
+    /// The round.
+    pub fn round(&self) -> &Round {
+        &self.prepared.round
+    }
+
+    /// Who takes part.
+    pub fn consortium(&self) -> &Consortium {
+        &self.prepared.consortium
+    }
+
+    /// Where everything is.
+    pub fn folder(&self) -> &Path {
+        &self.folder.root
+    }
+}
+
+impl Options<'_> {
+    fn program_in(&self, folder: &Folder) -> Program<'_> {
+        Program { path: self.program, log: folder.commands_log(), stop: self.stop }
+    }
+}
+
 /// Runs a testnet to its end. No process that it started is left when it returns, whatever it returns. The thread that
 /// calls this must live until then: on Linux, the nodes die with it.
 ///
 /// # Errors
 /// When there is no such testnet, or it could not be set up. One that ran and did not end as expected is a report.
 pub fn run(options: &Options<'_>, observe: Observer<'_>) -> Result<Report, TestnetError> {
-    let text = files::read_manifest(options.manifest)?;
-    let mut manifest = Manifest::parse(&text)
-        .map_err(|source| TestnetError::Manifest { path: options.manifest.to_owned(), source })?;
-    let own = options.manifest.parent().unwrap_or(Path::new("")).to_owned();
-    let base = options.base.unwrap_or(&own);
-    let folder = Folder { root: files::new_folder(options.folder, FOLDER_PREFIX)? };
-    observe(Progress::Folder(&folder.root));
-    folder.furnish()?;
-    prepare::keep_manifest(&folder, &text)?;
-    let program = Program { path: options.program, log: folder.commands_log(), stop: options.stop };
-
-    let sources = prepare::sources(&manifest, base, &folder.root, options.bundle)?;
-    let spread = u64::from(std::process::id()).wrapping_mul(manifest::MAX_SILOS as u64);
-    let reserved =
-        ports::reserve(manifest.silos.len(), spread).map_err(error::at("reserve ports of", Path::new("127.0.0.1")))?;
-    let prepared = prepare::prepare(&mut manifest, &sources.model, &folder, &reserved, &program, observe)?;
-    let ports: Vec<u16> = reserved.iter().map(ports::Reserved::port).collect();
-    drop(reserved);
+    let set_up = SetUp::new(options, observe)?;
+    let SetUp { manifest, sources, prepared, folder, .. } = &set_up;
+    let program = options.program_in(folder);
 
     observe(Progress::Step("nodes"));
-    let ended = run_nodes(&manifest, &sources, &prepared, &folder, &ports, &program, observe)?;
+    let ended = run_nodes(&set_up, &program, observe)?;
     let judge = Judge {
         silos: &manifest.silos,
         records: &ended.records,
         expect: &manifest.expect,
-        prepared: &prepared,
+        prepared,
         model: &sources.model,
-        folder: &folder,
+        folder,
     };
     let (judgement, ballots) = match &ended.failure {
-        Some(failure) => (failed(&manifest, failure), Vec::new()),
+        Some(failure) => (failed(manifest, failure), Vec::new()),
         None => {
             let mut judgement = judge.compare();
             observe(Progress::Step("audit and tally by hand"));
@@ -142,26 +206,15 @@ pub fn run(options: &Options<'_>, observe: Observer<'_>) -> Result<Report, Testn
         }
     };
     let look_further = look_further(&judge, &program, &ballots);
-    Ok(report(&manifest, &prepared, &folder, &ended, judgement, look_further))
+    Ok(report(manifest, prepared, folder, &ended, judgement, look_further))
 }
 
-fn run_nodes(
-    manifest: &Manifest,
-    sources: &Sources,
-    prepared: &Prepared,
-    folder: &Folder,
-    ports: &[u16],
-    program: &Program<'_>,
-    observe: Observer<'_>,
-) -> Result<network::Ended, TestnetError> {
-    let logs: Vec<network::Logs> = manifest.silos.iter().map(|silo| folder.logs(&silo.name)).collect();
-    // a node that has finished helps the others, until all have and it is told to stop
-    let linger_seconds = manifest.expect.within.as_secs();
+fn run_nodes(set_up: &SetUp, program: &Program<'_>, observe: Observer<'_>) -> Result<network::Ended, TestnetError> {
+    let manifest = &set_up.manifest;
+    let logs: Vec<network::Logs> = manifest.silos.iter().map(|silo| set_up.folder.logs(&silo.name)).collect();
+    let nodes = set_up.nodes();
     let launch = |number: usize, fail_at: Option<&str>| {
-        let mut arguments = Vec::new();
-        if let (Some(silo), Some(port)) = (manifest.silos.get(number), ports.get(number)) {
-            arguments = prepare::node_arguments(silo, number, sources, folder, *port, &prepared.round, linger_seconds);
-        }
+        let mut arguments = nodes.get(number).map(NodeArguments::words).unwrap_or_default();
         if let Some(point) = fail_at {
             arguments.extend(prepare::words(&[&"--fail-at", &point]));
         }

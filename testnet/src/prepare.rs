@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use fedprune_federation::consortium::DOCUMENT_LIMIT as CONSORTIUM_LIMIT;
 use fedprune_federation::round::DOCUMENT_LIMIT as ROUND_LIMIT;
-use fedprune_federation::{Consortium, Height, Rotation, Round};
+use fedprune_federation::{Consortium, Height, Rotation, Round, RoundId};
 
 use crate::error::{TestnetError, at};
 use crate::files::{Folder, read_text};
@@ -187,31 +187,67 @@ fn unusable(answer: &Answer, problem: String) -> TestnetError {
     TestnetError::Answer { command: answer.command.clone(), problem }
 }
 
-/// The arguments of a silo's node, without `--fail-at`.
-pub(crate) fn node_arguments(
-    silo: &Silo,
-    number: usize,
-    sources: &Sources,
-    folder: &Folder,
-    port: u16,
-    round: &Round,
-    linger_seconds: u64,
-) -> Vec<OsString> {
-    let mut arguments = words(&[&"node", &"run", &"--home", &folder.home(&silo.name)]);
-    arguments.extend(words(&[&"--round", &round.id().to_string(), &"--model", &sources.model]));
-    if let Some(data) = sources.data.get(number).filter(|data| !data.is_empty()) {
-        arguments.push("--data".into());
-        arguments.extend(data.iter().map(|path| path.clone().into_os_string()));
+/// How a silo's node is started.
+#[derive(Debug, Clone)]
+pub struct NodeArguments {
+    /// The member's own folder.
+    pub home: PathBuf,
+    /// In which round.
+    pub round: RoundId,
+    /// The base model.
+    pub model: PathBuf,
+    /// Its text.
+    pub data: Vec<PathBuf>,
+    /// A ballot that it hands in instead of computing one.
+    pub ballot: Option<PathBuf>,
+    /// Where the pruned model goes.
+    pub out: PathBuf,
+    /// Where it listens.
+    pub listen: Vec<String>,
+    /// How long it helps others once it has finished.
+    pub linger_seconds: u64,
+}
+
+impl NodeArguments {
+    pub(crate) fn of(
+        silo: &Silo,
+        number: usize,
+        sources: &Sources,
+        folder: &Folder,
+        port: u16,
+        round: &Round,
+        linger_seconds: u64,
+    ) -> Self {
+        Self {
+            home: folder.home(&silo.name),
+            round: round.id(),
+            model: sources.model.clone(),
+            data: sources.data.get(number).cloned().unwrap_or_default(),
+            ballot: sources.ballots.get(number).cloned().flatten(),
+            out: folder.pruned(&silo.name),
+            listen: addresses(port).into(),
+            linger_seconds,
+        }
     }
-    if let Some(Some(ballot)) = sources.ballots.get(number) {
-        arguments.extend(words(&[&"--ballot", &ballot]));
+
+    /// As the program takes them.
+    pub fn words(&self) -> Vec<OsString> {
+        let mut arguments = words(&[&"node", &"run", &"--home", &self.home]);
+        arguments.extend(words(&[&"--round", &self.round.to_string(), &"--model", &self.model]));
+        if !self.data.is_empty() {
+            arguments.push("--data".into());
+            arguments.extend(self.data.iter().map(|path| path.clone().into_os_string()));
+        }
+        if let Some(ballot) = &self.ballot {
+            arguments.extend(words(&[&"--ballot", ballot]));
+        }
+        arguments.extend(words(&[&"--out", &self.out]));
+        for address in &self.listen {
+            arguments.extend(words(&[&"--listen", address]));
+        }
+        arguments.extend(words(&[&"--linger", &self.linger_seconds.to_string()]));
+        arguments
     }
-    arguments.extend(words(&[&"--out", &folder.pruned(&silo.name)]));
-    for address in addresses(port) {
-        arguments.extend(words(&[&"--listen", &address]));
-    }
-    arguments.extend(words(&[&"--linger", &linger_seconds.to_string()]));
-    arguments
 }
 
 /// Keeps the manifest with what came of it.

@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus};
 
 /// A process with everything it started.
 #[derive(Debug)]
-pub(crate) struct Group {
+pub struct Group {
     child: Child,
     status: Option<ExitStatus>,
 }
@@ -20,7 +20,7 @@ impl Group {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
+    pub fn spawn(command: &mut Command) -> io::Result<Self> {
         command.process_group(0);
         #[cfg(target_os = "linux")]
         {
@@ -44,7 +44,7 @@ impl Group {
     }
 
     /// The pipes of the process.
-    pub(crate) fn child_mut(&mut self) -> &mut Child {
+    pub fn child_mut(&mut self) -> &mut Child {
         &mut self.child
     }
 
@@ -52,7 +52,7 @@ impl Group {
     ///
     /// # Errors
     /// When the system does not tell.
-    pub(crate) fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
+    pub fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
         if self.status.is_none() && self.has_ended()? {
             self.kill_group();
             self.status = Some(self.child.wait()?);
@@ -61,7 +61,7 @@ impl Group {
     }
 
     /// Asks the process, alone, to end.
-    pub(crate) fn terminate(&mut self) {
+    pub fn terminate(&mut self) {
         if self.status.is_none() {
             // SAFETY: kill takes two numbers; the id is of a child that was not waited for, hence not another's.
             unsafe { libc::kill(self.pid(), libc::SIGTERM) };
@@ -69,7 +69,7 @@ impl Group {
     }
 
     /// Ends the process and what it started, at once.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if self.status.is_none() {
             self.kill_group();
             self.status = self.child.wait().ok();
@@ -108,7 +108,7 @@ impl Drop for Group {
 }
 
 /// A status in words: `code 1`, `signal 9`.
-pub(crate) fn in_words(status: ExitStatus) -> String {
+pub fn in_words(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("code {code}"),
@@ -125,13 +125,13 @@ pub(crate) mod tests {
     use super::*;
 
     /// Whether a process is there and no zombie.
-    pub(crate) fn runs(pid: u32) -> bool {
+    pub fn runs(pid: u32) -> bool {
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
         !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z')
     }
 
     /// Waits until a process is gone: a kill is certain, and not instantaneous.
-    pub(crate) fn is_gone(pid: u32) -> bool {
+    pub fn is_gone(pid: u32) -> bool {
         (0..2000).any(|_| {
             let gone = !runs(pid);
             if !gone {
