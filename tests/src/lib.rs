@@ -82,6 +82,13 @@ impl Fixture {
         bytes.chunks_exact(4).map(|chunk| f32::from_le_bytes(chunk.try_into().expect("four bytes"))).collect()
     }
 
+    /// How many token ids the model knows.
+    pub fn vocabulary(&self) -> u64 {
+        let bytes = std::fs::read(self.folder.join("config.json")).expect("config.json is there");
+        let config: Value = serde_json::from_slice(&bytes).expect("config.json is JSON");
+        config["vocab_size"].as_u64().expect("a vocabulary")
+    }
+
     /// Calibration windows of each silo.
     pub fn silos(&self) -> Vec<Vec<Vec<u32>>> {
         let (shape, tokens) = self.tokens("tokens.silos");

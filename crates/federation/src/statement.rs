@@ -146,6 +146,11 @@ impl<T: Statement> Received<T> {
         self.0.height
     }
 
+    /// What it says; anybody may have written that. For catalogues, never for decisions.
+    pub fn claimed(&self) -> &T {
+        &self.0.content
+    }
+
     /// Checks who signed it, for which round.
     ///
     /// Heights are not bounded here: how many a round has depends on the model.

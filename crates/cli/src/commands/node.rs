@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use fedprune_node::run::{Ending, NodeConfig, NodeEvent, Status};
 use fedprune_node::storage::home::Home;
+use fedprune_node::storage::index::Index;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -115,8 +116,24 @@ pub fn run(options: &NodeRunOptions, format: Format) -> anyhow::Result<Ended> {
 
 /// The answer of `fedprune node status`.
 #[derive(Debug, Serialize)]
-#[serde(transparent)]
-pub struct StatusReport(Status);
+pub struct StatusReport {
+    #[serde(flatten)]
+    status: Status,
+    /// What the index of the round holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<Held>,
+}
+
+/// How much a node has of a round.
+#[derive(Debug, Serialize)]
+struct Held {
+    statements: u64,
+    ballots: u64,
+    ballots_announced: u64,
+    ballot_bytes: u64,
+    certificates: u64,
+    evidence: u64,
+}
 
 crate::report!(StatusReport);
 
@@ -136,12 +153,21 @@ pub fn status(options: &NodeStatusOptions) -> anyhow::Result<StatusReport> {
             shell(&options.home)
         )
     })?;
-    Ok(StatusReport(status))
+    // a running node may be in the middle of writing it, and nothing depends on it
+    let held = Index::look(&folder.index()).ok().flatten().map(|index| Held {
+        statements: index.statements,
+        ballots: index.complete_bodies,
+        ballots_announced: index.bodies,
+        ballot_bytes: index.complete_bytes,
+        certificates: index.certificates,
+        evidence: index.evidence,
+    });
+    Ok(StatusReport { status, held })
 }
 
 impl StatusReport {
     fn text(&self) -> String {
-        let status = &self.0;
+        let status = &self.status;
         let others = status.members.saturating_sub(1);
         let connected = match status.connected.as_slice() {
             [] => format!("none of {others} others"),
@@ -155,6 +181,20 @@ impl StatusReport {
             ("connected", connected),
             ("sent, received", format!("{}, {}", bytes(status.sent_bytes), bytes(status.received_bytes))),
         ];
+        if let Some(held) = &self.held {
+            rows.push((
+                "holds",
+                format!(
+                    "{} of {} ballots announced ({}), {} statements, {} certificates, {} pieces of evidence",
+                    held.ballots,
+                    held.ballots_announced,
+                    bytes(held.ballot_bytes),
+                    held.statements,
+                    held.certificates,
+                    held.evidence
+                ),
+            ));
+        }
         if let Some(root) = status.mask_root {
             rows.push(("global mask", root.to_string()));
         }

@@ -76,10 +76,15 @@ pub enum MessageError {
     },
 }
 
-/// Of which height a message claims to be; anybody may have written that. None for evidence.
-pub(crate) fn claimed_height(bytes: &[u8]) -> Result<Option<Height>, MessageError> {
-    fn of<T: Statement>(bytes: &[u8]) -> Result<Option<Height>, MessageError> {
-        Ok(Some(Received::<T>::decode(bytes)?.claimed_height()))
+/// What a message claims to be: what it holds, of which height, and in whose name if it is one member's. Anybody
+/// may have written that. Evidence is of no height.
+///
+/// # Errors
+/// [`MessageError`] for what nobody sends.
+pub fn claims(bytes: &[u8]) -> Result<(Content, Option<Height>, Option<MemberIndex>), MessageError> {
+    fn of<T: Statement>(bytes: &[u8]) -> Result<(Content, Option<Height>, Option<MemberIndex>), MessageError> {
+        let received = Received::<T>::decode(bytes)?;
+        Ok((T::CONTENT, Some(received.claimed_height()), Some(received.claimed_member())))
     }
     match wire::content_of(bytes)? {
         Some(Content::BallotHeader) => of::<BallotHeader>(bytes),
@@ -87,9 +92,14 @@ pub(crate) fn claimed_height(bytes: &[u8]) -> Result<Option<Height>, MessageErro
         Some(Content::MaskResult) => of::<MaskResult>(bytes),
         Some(Content::Prevote) => of::<Prevote>(bytes),
         Some(Content::Precommit) => of::<Precommit>(bytes),
-        Some(Content::Proposed) => Ok(Some(ReceivedProposed::decode(bytes)?.claimed_height())),
-        Some(Content::Settled) => Ok(Some(ReceivedSettled::decode(bytes)?.claimed_height())),
-        Some(Content::Evidence) => Ok(None),
+        Some(Content::Proposed) => {
+            let received = ReceivedProposed::decode(bytes)?;
+            Ok((Content::Proposed, Some(received.claimed_height()), Some(received.claimed_member())))
+        }
+        Some(Content::Settled) => {
+            Ok((Content::Settled, Some(ReceivedSettled::decode(bytes)?.claimed_height()), None))
+        }
+        Some(Content::Evidence) => Ok((Content::Evidence, None, None)),
         Some(other) => Err(MessageError::Content(other.in_words())),
         None => Err(MessageError::Content("of an unknown content")),
     }

@@ -43,7 +43,7 @@ use fedprune_mask::{Digest, Layout};
 
 pub use effect::{Effect, Event, Input, MachineError, Outcome};
 pub use flow::set_digest;
-pub use message::{MAX_KNOWN, MessageError, Question, ShortId, decode_answer, encode_answer, short_id};
+pub use message::{MAX_KNOWN, claims, MessageError, Question, ShortId, decode_answer, encode_answer, short_id};
 pub use record::{RECORD_LIMIT, Record};
 pub use store::{Known, MAX_PROPOSALS_A_MEMBER, MAX_VIEWS_A_MEMBER};
 
@@ -430,7 +430,7 @@ impl Machine {
 
     /// Puts a message where it belongs.
     fn hear(&mut self, bytes: &[u8]) -> Result<Verdict, MessageError> {
-        if let Some(height) = message::claimed_height(bytes)? {
+        if let Some(height) = message::claims(bytes)?.1 {
             if height.0 >= self.heights {
                 return Err(MessageError::Height { height, heights: self.heights });
             }

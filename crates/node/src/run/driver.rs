@@ -18,6 +18,7 @@ use fedprune_federation::{Height, MemberIndex};
 use fedprune_mask::Digest;
 use tokio::sync::mpsc;
 
+use super::catalogue::Catalogue;
 use super::child::{Announced, Contributor, contribute_arguments};
 use super::conclude::{ConcludeInputs, conclude};
 use super::config::{FailPoint, GRACE, NodeConfig, STATUS_INTERVAL, SYNC_INTERVAL, SYNC_PATIENCE, die};
@@ -56,6 +57,7 @@ pub(super) struct Parts {
     pub(super) blobs: Arc<BlobStore>,
     pub(super) network: Network,
     pub(super) events: Events,
+    pub(super) catalogue: Catalogue,
     pub(super) earlier: (u64, u64),
     pub(super) outgoing: Option<Box<dyn super::Outgoing>>,
 }
@@ -191,6 +193,7 @@ impl<'a> Driver<'a> {
         if now >= self.next_status {
             self.next_status = now + STATUS_INTERVAL;
             self.status(false);
+            self.write_catalogue();
         }
         self.tell_masks().await;
         Ok(())
@@ -210,7 +213,8 @@ impl<'a> Driver<'a> {
             match effect {
                 Effect::Append(height, record) => {
                     unsynced.extend(fail_point(&record));
-                    self.parts.wal.append(height, &record.encode())?;
+                    let position = self.parts.wal.append(height, &record.encode())?;
+                    self.parts.catalogue.note(position, &record);
                 }
                 Effect::Flush => {
                     // a synced write takes milliseconds, and nothing may leave before it
@@ -624,6 +628,8 @@ impl<'a> Driver<'a> {
         self.refresh_transcript();
         self.status(true);
         self.parts.network.shutdown().await;
+        self.write_catalogue();
+        self.parts.catalogue.close();
         Ok(ending)
     }
 
@@ -637,6 +643,15 @@ impl<'a> Driver<'a> {
         let folder = conclusion.transcript.clone();
         if let Err(error) = tokio::task::block_in_place(|| inputs.write_transcript(&folder)) {
             self.say(&NodeEvent::Warning { text: format!("the transcript was not completed: {}", chain(&error)) });
+        }
+    }
+
+    fn write_catalogue(&mut self) {
+        let traffic = self.parts.network.traffic();
+        let totals = (traffic.sent_bytes, traffic.received_bytes);
+        let Parts { catalogue, machine, blobs, .. } = &mut self.parts;
+        if let Some(text) = tokio::task::block_in_place(|| catalogue.write(totals, machine, blobs)) {
+            self.say(&NodeEvent::Warning { text });
         }
     }
 

@@ -8,9 +8,11 @@
 //! | `model` | validates and counts ballots over the base model |
 //! | `child` | processes that compute masks and write the pruned model |
 //! | `conclude` | pruned model and transcript |
+//! | `catalogue` | the index of what is in the log and the store |
 //! | `events` | what the operator is told |
 //! | `status` | how the node is doing, as a file |
 
+mod catalogue;
 mod child;
 mod conclude;
 mod config;
@@ -45,6 +47,7 @@ use crate::network::{Greeting, Network, NetworkConfig, Peer};
 use crate::storage::blobs::BlobStore;
 use crate::storage::home::Home;
 use crate::storage::wal::Wal;
+use catalogue::Catalogue;
 use driver::{Driver, Parts};
 use model::RoundModel;
 
@@ -121,13 +124,19 @@ pub async fn run_behind(
         let entry = entry?;
         let record =
             Record::decode(&entry.payload).map_err(|source| NodeError::Record { folder: folder.wal(), source })?;
-        records.push((entry.position.height, record));
+        records.push((entry.position, record));
     }
     let engine = MalachiteEngine::new(consortium.clone(), &round, identity.signing_key.clone())
         .map_err(|error| NodeError::Engine(error.to_string()))?;
     let setup =
         Setup { consortium: consortium.clone(), round: round.clone(), layout, key: identity.signing_key.clone() };
-    let machine = Machine::recover(setup, Box::new(engine), records)?;
+    let replayed = records.iter().map(|(position, record)| (position.height, record.clone()));
+    let machine = Machine::recover(setup, Box::new(engine), replayed)?;
+    let (catalogue, earlier, notice) = Catalogue::open(&folder.index(), &records, &machine, &blobs)?;
+    drop(records);
+    if let Some(text) = notice {
+        tell(&NodeEvent::Warning { text });
+    }
 
     let listen = listen_addresses(&config, &consortium, &name)?;
     let peers = consortium.members().iter().zip(consortium.consortium().indices()).map(|(member, index)| Peer {
@@ -150,7 +159,6 @@ pub async fn run_behind(
         },
         options: config.options,
     })?;
-    let earlier = Status::read(&folder.status()).map_or((0, 0), |status| (status.sent_bytes, status.received_bytes));
     let home_folder = home.folder().to_owned();
     let parts = Parts {
         config,
@@ -164,6 +172,7 @@ pub async fn run_behind(
         blobs,
         network,
         events,
+        catalogue,
         earlier,
         outgoing,
     };
