@@ -1,7 +1,7 @@
 //! Carries out what the supervisor says: starts processes, listens to them, kills them, and leaves none behind.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -174,7 +174,8 @@ impl Network<'_> {
         let mut errors = append(&logs.errors)?;
         let mut command = (self.launch)(silo, fail_at);
         writeln!(errors, "$ {}", crate::program::in_words(&command)).map_err(at("write", &logs.errors))?;
-        let mut log = BufWriter::new(append(&logs.events)?);
+        // unbuffered: people read along
+        let mut log = append(&logs.events)?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         let program = PathBuf::from(command.get_program());
         let mut group = Group::spawn(&mut command).map_err(at("start", &program))?;
@@ -185,8 +186,7 @@ impl Network<'_> {
             std::thread::spawn(move || {
                 // a message that nobody takes is of a run that is over
                 let take = |said| sender.send((silo, number, Message::Said(said))).is_ok();
-                let followed = events::follow(BufReader::new(output), &mut log, take).and_then(|()| log.flush());
-                if let Err(error) = followed {
+                if let Err(error) = events::follow(BufReader::new(output), &mut log, take) {
                     let _ = sender.send((silo, number, Message::Said(Err(format!("(not readable) {error}")))));
                 }
                 let _ = sender.send((silo, number, Message::Closed));
