@@ -100,6 +100,8 @@ pub struct Ballot<'a> {
     /// Per matrix.
     sections: Vec<Option<Section<'a>>>,
     encoded: EncodedBytes,
+    /// Of the bytes, where whoever parsed them had it.
+    digest: Option<Digest>,
 }
 
 impl<'a> Ballot<'a> {
@@ -145,7 +147,16 @@ impl<'a> Ballot<'a> {
             }
         }
         reader.finish()?;
-        Ok(Self { bytes, layout, header, encodings, norms, sections, encoded })
+        Ok(Self { bytes, layout, header, encodings, norms, sections, encoded, digest: None })
+    }
+
+    /// As [`Ballot::parse`], for bytes whose digest the caller has just computed, so that they are not read again:
+    /// a mapped ballot of hundreds of megabytes can be hashed in pieces that are given back.
+    ///
+    /// # Errors
+    /// As [`Ballot::parse`].
+    pub fn parse_hashed(bytes: &'a [u8], layout: &'a Layout, digest: Digest) -> Result<Self, BallotError> {
+        Ok(Self { digest: Some(digest), ..Self::parse(bytes, layout)? })
     }
 
     /// The bytes that were parsed.
@@ -155,7 +166,7 @@ impl<'a> Ballot<'a> {
 
     /// BLAKE3 of the bytes: the ballot's identity.
     pub fn digest(&self) -> Digest {
-        digest_of_bytes(self.bytes)
+        self.digest.unwrap_or_else(|| digest_of_bytes(self.bytes))
     }
 
     /// The layout that it was parsed against.

@@ -14,10 +14,10 @@ use fedprune_federation::{BallotHeader, Height, MemberIndex, Ratified, Round, Si
 use fedprune_mask::ballot::{EncodeError, MaskHeader, encode_mask};
 use fedprune_mask::matrix_mask::mask_root;
 use fedprune_mask::tally::{Tally, TallyError, Voter, encode_tally};
-use fedprune_mask::weights::MatricesFrom;
-use fedprune_mask::{Ballot, Digest, Layout};
+use fedprune_mask::weights::{MatricesFrom, MatrixSource};
+use fedprune_mask::{Ballot, Digest, Layout, WeightsView};
 
-use crate::storage::blobs::{BlobError, BlobStore};
+use crate::storage::blobs::{BlobError, BlobStore, Mapped};
 use crate::storage::fs::{self, FileError};
 
 /// The base model in one round.
@@ -71,6 +71,24 @@ pub struct GlobalMask {
     pub(super) root: Digest,
 }
 
+/// Weights of one height and the ballots read beside them: what is done with is given back to the system, so that
+/// bitmaps of hundreds of megabytes pass through memory one matrix at a time.
+struct Releasing<'a> {
+    weights: MatricesFrom<'a>,
+    bodies: &'a [Mapped],
+}
+
+impl MatrixSource for Releasing<'_> {
+    fn matrix(&self, index: usize) -> WeightsView<'_> {
+        self.weights.matrix(index)
+    }
+
+    fn done_with(&self, index: usize) {
+        self.weights.done_with(index);
+        self.bodies.iter().for_each(Mapped::release);
+    }
+}
+
 impl RoundModel {
     pub(super) fn new(
         checkpoint: Checkpoint,
@@ -102,10 +120,12 @@ impl RoundModel {
     ) -> Result<Result<Validated, String>, ModelError> {
         let (layout, weights) = self.at(header.height())?;
         let body = blobs.open_mapped(&header.content().body)?;
-        let ballot = match Ballot::parse(&body, layout) {
+        let digest = body.digest();
+        let ballot = match Ballot::parse_hashed(&body, layout, digest) {
             Ok(ballot) => ballot,
             Err(error) => return Ok(Err(chain(&error))),
         };
+        let weights = Releasing { weights, bodies: std::slice::from_ref(&body) };
         let validated = validate(header, &ballot, &self.round, self.checkpoint.layout(), &weights);
         Ok(validated.map_err(|error: InvalidBallot| chain(&error)))
     }
@@ -122,8 +142,8 @@ impl RoundModel {
             let iterative = self.round.terms().strategy == Strategy::Iterative;
             let mut digests = Vec::with_capacity(layout.matrices().len());
             let mut derive = |index: usize| {
-                let (mask, _) = tally.matrix(index, fedprune_mask::weights::MatrixSource::matrix(weights, index))?;
-                fedprune_mask::weights::MatrixSource::done_with(weights, index);
+                let (mask, _) = tally.matrix(index, weights.matrix(index))?;
+                weights.done_with(index);
                 digests.push(mask.digest());
                 Ok::<_, TallyError>(mask)
             };
@@ -161,7 +181,7 @@ impl RoundModel {
         blobs: &BlobStore,
         height: Height,
         ballots: &[(MemberIndex, Digest)],
-        then: impl FnOnce(&Tally<'_>, &Layout, &MatricesFrom<'_>) -> Result<T, ModelError>,
+        then: impl FnOnce(&Tally<'_>, &Layout, &Releasing<'_>) -> Result<T, ModelError>,
     ) -> Result<T, ModelError> {
         let (layout, weights) = self.at(height)?;
         let bodies = ballots.iter().map(|(_, body)| blobs.open_mapped(body)).collect::<Result<Vec<_>, _>>()?;
@@ -172,7 +192,7 @@ impl RoundModel {
             voters.push(Voter { name: known.name.clone(), weight, ballot: Ballot::parse(body, layout)? });
         }
         let tally = Tally::new(layout, self.round.terms().global_group, voters)?;
-        then(&tally, layout, &weights)
+        then(&tally, layout, &Releasing { weights, bodies: &bodies })
     }
 
     /// Puts the agreed masks together: `sets` has the ballots of every height.

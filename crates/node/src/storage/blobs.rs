@@ -76,9 +76,35 @@ struct Arriving {
     open: bool,
 }
 
+/// Bytes of a body that are hashed before they are given back.
+const HASHED_PIECE_BYTES: usize = 16 << 20;
+
 /// A complete body, mapped into memory.
 #[derive(Debug)]
 pub struct Mapped(memmap2::Mmap);
+
+impl Mapped {
+    /// Hashes the body, a piece at a time, with each piece given back to the system before the next is read.
+    pub fn digest(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new();
+        for piece in self.0.chunks(HASHED_PIECE_BYTES) {
+            hasher.update(piece);
+            self.release();
+        }
+        Digest(*hasher.finalize().as_bytes())
+    }
+
+    /// Gives the resident pages back to the system; the next access reads the file again.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if !self.0.is_empty() {
+            // SAFETY: the mapping is of a file, shared and read-only, so that dropped pages come back with the same
+            // contents: borrowed slices stay valid and keep their values.
+            let advised = unsafe { self.0.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            drop(advised); // advice that the system does not take changes nothing
+        }
+    }
+}
 
 impl Deref for Mapped {
     type Target = [u8];
