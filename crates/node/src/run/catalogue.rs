@@ -25,7 +25,11 @@ enum Change {
     /// Whose size is what its header says.
     Body(Announced),
     /// Whose size the store knows.
-    Complete { digest: Digest, member: MemberIndex, height: Height },
+    Complete {
+        digest: Digest,
+        member: MemberIndex,
+        height: Height,
+    },
     Certificate(Height),
     Evidence(Vec<u8>),
 }
@@ -60,9 +64,10 @@ impl Catalogue {
         let counter = |name: &str| summary.counters.get(name).copied().unwrap_or(0);
         let earlier = (counter("sent_bytes"), counter("received_bytes"));
         let notice = match found {
-            Found::Damaged { moved_to, why } => {
-                Some(format!("the index was damaged ({why}) and is made again; the old one is `{}`", moved_to.display()))
-            }
+            Found::Damaged { moved_to, why } => Some(format!(
+                "the index was damaged ({why}) and is made again; the old one is `{}`",
+                moved_to.display()
+            )),
             Found::Closed | Found::New | Found::LeftOpen => None,
         };
         Ok((Self { index: Some(index), pending: Vec::new(), counted: (0, 0) }, earlier, notice))
@@ -154,7 +159,13 @@ fn put(update: &mut Update<'_>, change: &Change, machine: &Machine, blobs: &Blob
         Change::Body(announced) => update.put_body(announced),
         Change::Complete { digest, member, height } => {
             let size_bytes = blobs.size_bytes(digest).unwrap_or(0);
-            update.put_body(&Announced { digest: *digest, member: *member, size_bytes, height: *height, complete: true })
+            update.put_body(&Announced {
+                digest: *digest,
+                member: *member,
+                size_bytes,
+                height: *height,
+                complete: true,
+            })
         }
         Change::Certificate(height) => match machine.known(*height).as_ref().and_then(|known| known.settled()) {
             Some(settled) => update.put_certificate(*height, &settled.certificate().encode()),

@@ -130,12 +130,10 @@ pub(super) async fn conclude(inputs: ConcludeInputs) -> Result<Conclusion, NodeE
     let mut pruned = None;
     if inputs.outcome == Outcome::Agreed {
         let here = Arc::clone(&inputs);
-        let mask = blocking(move || Ok(here.model.global_mask(&here.blobs, &here.sets, &here.round_folder)?)).await?;
-        if let (1, Some(Some(agreed))) = (inputs.roots.len(), inputs.roots.first())
-            && *agreed != mask.root
-        {
-            return Err(NodeError::OtherMask { found: mask.root, expected: *agreed });
-        }
+        let agreed = inputs.roots.first().copied().flatten();
+        // `apply` derives the mask again and refuses a tally whose root it does not come to
+        let mask =
+            blocking(move || Ok(here.model.global_mask(&here.blobs, &here.sets, agreed, &here.round_folder)?)).await?;
         mask_root = Some(mask.root);
         if inputs.fail_at == Some(FailPoint::MidApply) {
             let arguments = apply_arguments(&inputs, &mask.path);

@@ -65,7 +65,7 @@ pub enum FailPoint {
     HeaderWritten,
     /// Another member's ballot is recorded as held.
     HeldWritten,
-    /// A part of a body has arrived.
+    /// Half of a body has arrived.
     MidDownload,
     /// Its holdings statement is durable and has not left.
     HoldingsWritten,

@@ -153,11 +153,14 @@ impl<'a> Driver<'a> {
                 },
                 Some(done) = results.recv() => self.done(done).await?,
                 () = tokio::time::sleep_until(wake.into()) => {}
-                _ = stop.changed() => return self.end(Ending::Stopped).await,
+                _ = stop.changed() => {
+                    let ending = self.finished.map_or(Ending::Stopped, |(outcome, _)| ending_of(outcome));
+                    return self.end(ending).await;
+                }
             }
             self.regular().await?;
             if let Some(error) = self.failed.take() {
-                self.status(true);
+                self.status(Some("failed"));
                 self.parts.network.shutdown().await;
                 return Err(error);
             }
@@ -192,7 +195,7 @@ impl<'a> Driver<'a> {
         }
         if now >= self.next_status {
             self.next_status = now + STATUS_INTERVAL;
-            self.status(false);
+            self.status(None);
             self.write_catalogue();
         }
         self.tell_masks().await;
@@ -533,14 +536,15 @@ impl<'a> Driver<'a> {
             }
             Work::Chunk { request, result } => {
                 let now_ms = self.now_ms();
-                if self.fetching.arrived(request, result, now_ms) {
-                    self.fail_here(FailPoint::MidDownload);
-                }
+                self.fetching.arrived(request, result, now_ms);
             }
             Work::Accepted { request, result } => {
                 let now_ms = self.now_ms();
                 if let Some(text) = self.fetching.accepted(request, result, now_ms)? {
                     self.say(&NodeEvent::Warning { text });
+                }
+                if self.fetching.is_half_here(&request) {
+                    self.fail_here(FailPoint::MidDownload);
                 }
             }
             Work::Complete { body, result } => {
@@ -607,8 +611,9 @@ impl<'a> Driver<'a> {
             sent_bytes: self.parts.earlier.0 + traffic.sent_bytes,
             received_bytes: self.parts.earlier.1 + traffic.received_bytes,
             seconds: self.started.elapsed().as_secs_f64(),
+            peak_memory_bytes: peak_memory_bytes(),
         };
-        self.status(true);
+        self.status(None);
         self.say(&event);
     }
 
@@ -619,14 +624,14 @@ impl<'a> Driver<'a> {
         let last = Height(machine.heights().saturating_sub(1));
         let everybody = machine.results(last) == self.parts.names.len();
         let over = since.elapsed() >= self.parts.config.linger || (everybody && since.elapsed() >= GRACE);
-        over.then_some(if outcome == Outcome::Agreed { Ending::Agreed } else { Ending::Abandoned })
+        over.then_some(ending_of(outcome))
     }
 
     async fn end(mut self, ending: Ending) -> Result<Ending, NodeError> {
         self.contributor = None;
         tokio::task::block_in_place(|| self.parts.wal.sync())?;
         self.refresh_transcript();
-        self.status(true);
+        self.status(Some(if ending == Ending::Stopped { "stopped" } else { self.phase() }));
         self.parts.network.shutdown().await;
         self.write_catalogue();
         self.parts.catalogue.close();
@@ -655,15 +660,16 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn status(&mut self, last: bool) {
+    /// Writes `status.json`; `ended` is how this process ends, if it does.
+    fn status(&mut self, ended: Option<&'static str>) {
         let traffic = self.parts.network.traffic();
         let totals = (self.parts.earlier.0 + traffic.sent_bytes, self.parts.earlier.1 + traffic.received_bytes);
         let connected: Vec<String> = self.connected.iter().map(|member| self.name(*member)).collect();
         let status = Status {
             member: self.parts.name.clone(),
             round: self.parts.model.round.id().0,
-            running: !last || self.finished.is_none(),
-            phase: self.phase().to_owned(),
+            running: ended.is_none(),
+            phase: ended.unwrap_or_else(|| self.phase()).to_owned(),
             height: self.parts.machine.current().0,
             heights: self.parts.machine.heights(),
             connected,
@@ -690,6 +696,10 @@ impl<'a> Driver<'a> {
             None => machine.stage(),
         }
     }
+}
+
+fn ending_of(outcome: Outcome) -> Ending {
+    if outcome == Outcome::Agreed { Ending::Agreed } else { Ending::Abandoned }
 }
 
 /// The point of recovery that a record stands for.
@@ -719,4 +729,11 @@ pub(super) fn sets_of(machine: &Machine) -> Vec<(Height, Digest, Vec<(MemberInde
     let heights = (0..machine.heights()).map(Height);
     let known = heights.filter_map(|height| machine.ballots(height).map(|ballots| (height, ballots)));
     known.map(|(height, ballots)| (height, fedprune_federation::machine::set_digest(&ballots), ballots)).collect()
+}
+
+/// The most memory that this process had: `VmHWM` where there is `/proc`.
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -95,14 +95,6 @@ pub enum NodeError {
     /// The transcript was not written.
     #[error("the transcript was not written")]
     Transcript(#[from] fedprune_audit::transcript::WriteError),
-    /// The mask that was put together is not the one that was agreed on.
-    #[error("the mask put together is {found}, and {expected} was agreed on; please report this", found = found.short(), expected = expected.short())]
-    OtherMask {
-        /// Put together.
-        found: Digest,
-        /// Agreed on.
-        expected: Digest,
-    },
     /// A thread was lost.
     #[error("a worker thread ended unexpectedly: {0}")]
     Worker(String),

@@ -187,6 +187,8 @@ pub enum NodeEvent {
         received_bytes: u64,
         /// Since the node started.
         seconds: f64,
+        /// The most memory that this process had, mapped files included.
+        peak_memory_bytes: Option<u64>,
     },
 }
 
@@ -274,7 +276,7 @@ impl NodeEvent {
                  node with this key; it is adopted"
             ),
             Self::Warning { text } => format!("warning: {text}"),
-            Self::Finished { outcome, mask_root, transcript, pruned, sent_bytes, received_bytes, seconds } => {
+            Self::Finished { outcome, mask_root, transcript, pruned, sent_bytes, received_bytes, seconds, .. } => {
                 let root = mask_root.map_or_else(String::new, |root| format!("; global mask {root}"));
                 let pruned =
                     pruned.as_ref().map_or_else(String::new, |path| format!("; pruned model in {}", path.display()));

@@ -129,8 +129,14 @@ impl Fetching {
         };
     }
 
-    /// Takes an answer. Returns whether it brought bytes.
-    pub(super) fn arrived(&mut self, request: Request, result: Result<ChunkAnswer, AskError>, now_ms: u64) -> bool {
+    /// Whether half of a body is here, or all.
+    pub(super) fn is_half_here(&self, request: &Request) -> bool {
+        let progress = self.downloads.progress(&request.body);
+        progress.is_none_or(|progress| progress.missing.saturating_mul(2) <= progress.chunks as usize)
+    }
+
+    /// Takes an answer.
+    pub(super) fn arrived(&mut self, request: Request, result: Result<ChunkAnswer, AskError>, now_ms: u64) {
         let outcome = match result {
             Ok(ChunkAnswer::Here(bytes)) => {
                 if let Some(partial) = self.partials.get(&request.body) {
@@ -143,7 +149,7 @@ impl Fetching {
                     // a second answer, to what another gave first
                     self.downloads.answered(&request, Outcome::Verified, now_ms);
                 }
-                return true;
+                return;
             }
             Ok(ChunkAnswer::NotHeld) => Outcome::NotHeld,
             Ok(ChunkAnswer::Busy) | Err(AskError::Busy(_)) => Outcome::Busy,
@@ -151,7 +157,6 @@ impl Fetching {
             Err(_) => Outcome::Failed,
         };
         self.downloads.answered(&request, outcome, now_ms);
-        false
     }
 
     /// Notes what came of verifying a chunk. Returns what the operator should know.

@@ -195,17 +195,22 @@ impl RoundModel {
         then(&tally, layout, &Releasing { weights, bodies: &bodies })
     }
 
-    /// Puts the agreed masks together: `sets` has the ballots of every height.
+    /// Puts the agreed masks together: `sets` has the ballots of every height, `agreed` the root of the only height of
+    /// a one-shot round.
     pub(super) fn global_mask(
         &self,
         blobs: &BlobStore,
         sets: &[(Height, Digest, Vec<(MemberIndex, Digest)>)],
+        agreed: Option<Digest>,
         folder: &Path,
     ) -> Result<GlobalMask, ModelError> {
         let layout = self.checkpoint.layout();
         if self.round.terms().strategy == Strategy::OneShot {
             let Some((height, set, ballots)) = sets.first() else { return Err(ModelError::NoHeight(Height(0))) };
-            let root = self.tally(blobs, *height, *set, ballots)?;
+            let root = match agreed {
+                Some(root) => root,
+                None => self.tally(blobs, *height, *set, ballots)?,
+            };
             let path = folder.join("global.tally");
             self.with_tally(blobs, *height, ballots, |tally, _, _| {
                 write_new(&path, |writer| {

@@ -17,9 +17,9 @@ pub struct Status {
     pub member: String,
     /// In which round.
     pub round: Digest,
-    /// Whether it had more to do when this was written.
+    /// Whether its process went on when this was written; one that is killed cannot say so any more.
     pub running: bool,
-    /// What it is at.
+    /// What it is at; `stopped` or `failed` if it ended before the round did.
     pub phase: String,
     /// The height that it works on.
     pub height: u32,
