@@ -26,11 +26,11 @@
 //!
 //! ## Bounds
 //!
-//! For each member and view that was reached, and ten views ahead: three prevotes or one more for each honest
-//! member, one precommit, three proposals if it is the aggregator; two votes of any later view. An entry of the
-//! journal for each of them that malachite was told, one for each judgement, each timer that elapsed, and each
-//! quorum of prevotes that was put together. Faulty members alone cannot make the others enter a view, and timers
-//! grow with it, so views grow like the square root of time.
+//! For each member and view that was reached, and ten views ahead: two prevotes, one more for each value that an
+//! honest member prevotes, one precommit, and three proposals of the aggregator; two votes of any later view. The
+//! journal has one entry for each of them that malachite was told, each judgement, each timer that elapsed, and
+//! each quorum of prevotes that was put together. Faulty members alone cannot make the others enter a view, and
+//! timers grow with it, so views grow like the square root of time.
 //!
 //! [`TimerKind::Repeat`]: fedprune_federation::agreement::TimerKind::Repeat
 

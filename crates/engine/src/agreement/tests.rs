@@ -239,7 +239,8 @@ fn a_proposal_that_waits_is_asked_about_again() {
     }
     assert_eq!(member.journal.len(), entries, "restarts add nothing");
     // judged for one, it is for both
-    member.hear(Input::Judged { proposal: next, valid: true });
+    let actions = member.hear(Input::Judged { proposal: next, valid: true });
+    assert_eq!(prevotes(&actions), [Prevote { view: 0, value: Some(value("a")) }]);
     assert!(!member.restart().iter().any(|action| matches!(action, Action::Judge(_))));
     assert_eq!(member.hear(Input::Judged { proposal, valid: true }), []);
 }
@@ -260,6 +261,53 @@ fn a_value_found_false_may_be_found_valid_with_other_grounds() {
     assert_eq!(member.agreement.view(), 1);
     let actions = member.propose(world.proposal(second, 1, "a", None));
     assert_eq!(prevotes(&actions), [Prevote { view: 1, value: Some(value("a")) }]);
+}
+
+/// Malachite looks at what others propose when a value is judged, and not when we propose it; its log does not tell
+/// the two apart, so a replay would come to another prevote than we made.
+#[test]
+fn what_we_propose_is_valid_whoever_proposes_it() {
+    let world = World::new(4);
+    let [me, second, third, fourth] = turns(&world);
+    let mut member = Member::new(&world, me);
+    let next = world.proposal(second, 1, "a", None);
+    member.hear(Input::Proposal(next.clone()));
+    member.hear(Input::Judged { proposal: next, valid: false });
+    member.hear(Input::Propose { view: 0, value: value("a") });
+    for voter in [second, third, fourth] {
+        member.vote(world.precommit(voter, 0, None));
+    }
+    let actions = member.elapse(TimerKind::Precommit, 0);
+    assert_eq!(prevotes(&actions), [Prevote { view: 1, value: Some(value("a")) }]);
+    assert_eq!(prevotes(&member.restart()), prevotes(&actions));
+}
+
+#[test]
+fn timers_that_are_set_are_set_after_a_restart() {
+    let world = World::new(4);
+    let [first, second, me, fourth] = turns(&world);
+    let mut member = Member::new(&world, me);
+    let kinds = |member: &Member<'_>| member.timers.iter().map(|timer| timer.kind).collect::<Vec<_>>();
+    assert_eq!(kinds(&member), [TimerKind::Proposal, TimerKind::Repeat]);
+    member.elapse(TimerKind::Proposal, 0);
+    for voter in [first, second] {
+        member.vote(world.prevote(voter, 0, Some("a")));
+    }
+    assert_eq!(kinds(&member), [TimerKind::Prevote, TimerKind::Repeat]);
+    member.restart();
+    assert_eq!(kinds(&member), [TimerKind::Prevote, TimerKind::Repeat]);
+    member.elapse(TimerKind::Prevote, 0);
+    member.restart();
+    assert_eq!(kinds(&member), [TimerKind::Repeat]);
+    for voter in [second, fourth] {
+        member.vote(world.precommit(voter, 0, None));
+    }
+    member.restart();
+    assert_eq!(kinds(&member), [TimerKind::Precommit, TimerKind::Repeat]);
+    member.elapse(TimerKind::Precommit, 0);
+    member.restart();
+    assert_eq!(kinds(&member), [TimerKind::Proposal, TimerKind::Repeat]);
+    assert!(member.timers.iter().all(|timer| timer.view == 1));
 }
 
 #[test]
