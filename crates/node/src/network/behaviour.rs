@@ -101,7 +101,7 @@ pub(super) fn build(
     Ok(Behaviour {
         allowed,
         limits: connection_limits::Behaviour::new(limits),
-        greeting: greeting::Behaviour::new(config.greeting),
+        greeting: greeting::Behaviour::new(config.greeting, greeting::Timing::default()),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping),
         gossip: gossip(config.greeting.round)?,
@@ -124,7 +124,6 @@ pub(super) fn build(
 /// link without asking who has it (each of 8 members then sends 49 copies of 8 messages, here 12), and does not
 /// let scores silence them.
 fn gossip(round: RoundId) -> Result<gossipsub::Behaviour, StartError> {
-    let (fewest, aim, most) = GOSSIP_MESH;
     let broken = |why: String| StartError::Gossip { why };
     let config = gossipsub::ConfigBuilder::default()
         .validation_mode(ValidationMode::Anonymous)
@@ -136,9 +135,9 @@ fn gossip(round: RoundId) -> Result<gossipsub::Behaviour, StartError> {
         .heartbeat_interval(GOSSIP_HEARTBEAT)
         .heartbeat_initial_delay(GOSSIP_FIRST_HEARTBEAT)
         .mesh_outbound_min(0)
-        .mesh_n_low(fewest)
-        .mesh_n(aim)
-        .mesh_n_high(most)
+        .mesh_n_low(GOSSIP_MESH_FEWEST)
+        .mesh_n(GOSSIP_MESH_AIM)
+        .mesh_n_high(GOSSIP_MESH_MOST)
         .idontwant_message_size_threshold(GOSSIP_LARGE_BYTES)
         .idontwant_on_publish(true)
         .connection_handler_queue_len(GOSSIP_QUEUE_PER_PEER)

@@ -3,7 +3,7 @@
 use std::io;
 
 use fedprune_federation::{MemberIndex, VerifyingKey};
-use libp2p::{Multiaddr, PeerId, noise};
+use libp2p::{Multiaddr, noise};
 
 use super::greeting::Greeting;
 use super::limits::ADDRESSES_PER_MEMBER;
@@ -63,9 +63,9 @@ pub enum StartError {
     )]
     WrongKey {
         /// Of the member.
-        expected: PeerId,
+        expected: String,
         /// Of the seed.
-        ours: PeerId,
+        ours: String,
     },
     /// The member is not in the list.
     #[error("member {0} is not in the list of members")]
@@ -110,7 +110,7 @@ pub enum StartError {
     },
     /// The keys of encrypted connections could not be made.
     #[error("the keys for encrypted connections could not be made")]
-    Noise(#[from] noise::Error),
+    Noise(#[source] Box<noise::Error>),
     /// Discovery in the local network does not work here.
     #[error("discovery in the local network (mdns) cannot start; leave it off")]
     Mdns(#[source] io::Error),

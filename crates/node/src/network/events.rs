@@ -160,7 +160,7 @@ pub(super) struct Outbox {
 }
 
 /// The queue is full, or the node no longer listens: the event comes back.
-pub(super) struct Full(pub(super) NetworkEvent);
+pub(super) struct Full(pub(super) Box<NetworkEvent>);
 
 pub(super) fn queue() -> (Outbox, Events) {
     let (sender, receiver) = mpsc::channel(EVENT_QUEUE);
@@ -178,12 +178,12 @@ impl Outbox {
             || self.sender.capacity() <= EVENT_QUEUE_RESERVED
             || waiting.saturating_add(bytes) > EVENT_QUEUE_BYTES
         {
-            return Err(Full(event));
+            return Err(Full(Box::new(event)));
         }
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.sender.try_send(Queued { event, bytes }).map_err(|error| {
             self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            Full(error.into_inner().event)
+            Full(Box::new(error.into_inner().event))
         })
     }
 
@@ -282,7 +282,7 @@ mod tests {
         assert!(outbox.states.len() <= 2, "{:?}", outbox.states);
         let mut last = std::collections::BTreeMap::new();
         let mut gossips = 0;
-        while outbox.is_waiting() || events.receiver.len() > 0 {
+        while outbox.is_waiting() || !events.receiver.is_empty() {
             let event = events.recv().await.expect("open");
             outbox.flush();
             match &event {

@@ -27,8 +27,10 @@ pub const IDLE_CONNECTION: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const REDIAL_FIRST: Duration = Duration::from_millis(250);
 /// Longest pause between two dials.
 pub const REDIAL_LONGEST: Duration = Duration::from_secs(15);
-/// How much longer the later of two members waits before it dials the other, so that they seldom dial each other at once.
+/// How much longer the later of two members waits before it dials the other: they seldom dial each other at once.
 pub const DIAL_YIELD: Duration = Duration::from_millis(300);
+/// Pause before listening again where a listener ended: its relay may have restarted.
+pub const LISTEN_AGAIN: Duration = Duration::from_secs(2);
 /// Pause between two pings.
 pub const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// A connection whose ping is unanswered this long is closed; bulk transfers over slow lines delay pings.
@@ -36,14 +38,13 @@ pub const PING_TIMEOUT: Duration = Duration::from_secs(60);
 /// Outsiders named to the node; further ones within this time are counted only.
 pub const REFUSED_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Time for a peer to answer a greeting, and for a live instance to answer when another one claims its place.
+/// Time to answer a greeting; so long a live instance has to answer when another one claims its place.
 pub const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a refused connection stays open, so that the refusal arrives.
 pub const REFUSAL_GRACE: Duration = Duration::from_secs(1);
 /// Greetings of one connection that are being answered.
 pub const GREETINGS_PER_CONNECTION: usize = 4;
-/// For the node: an instance that has been refused this long shares its key with a live one and should stop. Shorter
-/// refusals happen when a node restarts before its peers noticed that its last connection is dead.
+/// A process refused this long as another instance should stop; after a restart shorter refusals are normal.
 pub const INSTANCE_PATIENCE: Duration = Duration::from_secs(30);
 /// Requests of a connection that are kept until its greeting matched.
 pub const HELD_REQUESTS_PER_CONNECTION: usize = 16;
@@ -56,9 +57,12 @@ pub const HELD_GOSSIP_BYTES_PER_PEER: usize = 4 << 20;
 pub const GOSSIP_BYTES: usize = 2 << 20;
 /// What gossipsub adds around a message: topic, lengths.
 pub const GOSSIP_ENVELOPE_BYTES: usize = 1 << 10;
-/// Members to whom a message of another one is passed on, beside those who lack it; fewest, aim, most. The writer
-/// sends to all it is connected with, so this covers lost messages and members that the writer cannot reach.
-pub const GOSSIP_MESH: (usize, usize, usize) = (1, 2, 3);
+/// Fewest members to whom a node passes on others' messages; a writer itself sends to all it is connected with.
+pub const GOSSIP_MESH_FEWEST: usize = 1;
+/// Members to whom a node aims to pass on others' messages.
+pub const GOSSIP_MESH_AIM: usize = 2;
+/// Most members to whom a node passes on others' messages.
+pub const GOSSIP_MESH_MOST: usize = 3;
 /// Gossip messages that wait for one peer.
 pub const GOSSIP_QUEUE_PER_PEER: usize = 256;
 /// Gossip messages in one frame of a peer.

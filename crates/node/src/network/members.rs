@@ -46,7 +46,7 @@ impl Members {
         }
         match members.peers.get(&config.member) {
             Some((id, _)) if *id == own_peer => Ok(members),
-            Some((id, _)) => Err(StartError::WrongKey { expected: *id, ours: own_peer }),
+            Some((id, _)) => Err(StartError::WrongKey { expected: id.to_string(), ours: own_peer.to_string() }),
             None => Err(StartError::NoMember(config.member)),
         }
     }

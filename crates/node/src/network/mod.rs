@@ -9,9 +9,10 @@
 //! | `config` | what the network is told when it starts |
 //! | [`limits`] | every limit by name |
 //! | `greeting` | protocol, consortium, round and model are compared, a second instance is refused |
-//! | `dial` | when to dial whom |
+//! | `dial`, `listen` | when to dial whom, where to listen again |
+//! | `members` | who is who |
 //! | `behaviour` | gossip, requests, chunks, allow-list: the libp2p behaviours put together |
-//! | `codec` | bytes of requests and answers |
+//! | `codec`, `requests` | bytes of requests and answers, and who waits for them |
 //! | `transport`, `traffic` | TCP and QUIC, counted |
 //! | `events` | the queue to the node |
 //! | `task` | the loop that owns the swarm |
@@ -34,7 +35,9 @@ mod dial;
 mod events;
 mod greeting;
 pub mod limits;
+mod listen;
 mod members;
+mod requests;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -64,7 +67,8 @@ use limits::{
     ANSWER_BYTES, ASK_BYTES, ASKS_PER_MEMBER, CHUNK_ANSWER_BYTES, CHUNKS_PER_MEMBER, COMMAND_QUEUE, GOSSIP_BYTES,
 };
 use members::Members;
-use task::{Command, Pending, Task};
+use requests::Pending;
+use task::{Command, Task};
 use traffic::Counters;
 
 /// What a node makes of a gossip message.

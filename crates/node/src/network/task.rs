@@ -1,7 +1,6 @@
 //! The loop that owns the swarm.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,11 +10,11 @@ use libp2p::allow_block_list::NotAllowed;
 use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance};
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
-use libp2p::request_response::{self, InboundRequestId, OutboundFailure, OutboundRequestId, ResponseChannel};
+use libp2p::request_response::{self, InboundRequestId, ResponseChannel};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{self, ConnectionId, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, mdns};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::behaviour::{self, Behaviour, BehaviourEvent};
@@ -25,9 +24,11 @@ use super::dial::Schedule;
 use super::events::{AnswerToken, ChunkAnswerToken, Full, NetworkEvent, Outbox, VerdictToken};
 use super::greeting::{self, Difference};
 use super::limits::*;
+use super::listen::Listeners;
 use super::members::Members;
+use super::requests::{Pending, Requests};
 use super::traffic::Counters;
-use super::{Acceptance, AskError, SendError, transport};
+use super::{Acceptance, AskError, transport};
 
 /// What the node wants done.
 pub(super) enum Command {
@@ -38,78 +39,6 @@ pub(super) enum Command {
     FetchChunk(MemberIndex, ChunkRequest, Pending<ChunkAnswer>),
     AnswerChunk(ChunkAnswerToken, ChunkAnswer),
     Shutdown(oneshot::Sender<()>),
-}
-
-/// Someone who waits for an answer, and the place in the lane that it occupies until then.
-pub(super) struct Pending<T> {
-    reply: oneshot::Sender<Result<T, AskError>>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl<T> Pending<T> {
-    pub(super) async fn new(
-        lane: &Arc<Semaphore>,
-    ) -> Result<(Self, oneshot::Receiver<Result<T, AskError>>), SendError> {
-        let place = Arc::clone(lane).acquire_owned().await.map_err(|_| SendError::Stopped)?;
-        let (reply, answer) = oneshot::channel();
-        Ok((Self { reply, _place: place }, answer))
-    }
-
-    fn settle(self, result: Result<T, AskError>) {
-        // Whoever asked may have given up.
-        let _ = self.reply.send(result);
-    }
-}
-
-/// Requests of one protocol: ours that await an answer, and others' that we are answering.
-struct Requests<T> {
-    sent: HashMap<OutboundRequestId, (MemberIndex, Pending<T>)>,
-    serving: HashMap<InboundRequestId, PeerId>,
-    per_member: usize,
-    in_all: usize,
-}
-
-impl<T> Requests<T> {
-    fn new(per_member: usize, in_all: usize) -> Self {
-        Self { sent: HashMap::new(), serving: HashMap::new(), per_member, in_all }
-    }
-
-    /// Takes a place for answering; `false` if there is none.
-    fn serve(&mut self, peer: PeerId, id: InboundRequestId) -> bool {
-        let of_peer = self.serving.values().filter(|other| **other == peer).count();
-        if self.serving.len() >= self.in_all || of_peer >= self.per_member {
-            return false;
-        }
-        self.serving.insert(id, peer);
-        true
-    }
-
-    fn answered(&mut self, id: OutboundRequestId, answer: T) {
-        if let Some((_, pending)) = self.sent.remove(&id) {
-            pending.settle(Ok(answer));
-        }
-    }
-
-    fn failed(&mut self, id: OutboundRequestId, failure: OutboundFailure) {
-        if let Some((member, pending)) = self.sent.remove(&id) {
-            pending.settle(Err(ask_error(member, failure)));
-        }
-    }
-}
-
-fn ask_error(member: MemberIndex, failure: OutboundFailure) -> AskError {
-    match failure {
-        OutboundFailure::DialFailure => AskError::NotConnected(member),
-        OutboundFailure::UnsupportedProtocols => AskError::Refused(member),
-        OutboundFailure::Timeout => AskError::Io { member, source: io::ErrorKind::TimedOut.into() },
-        OutboundFailure::ConnectionClosed => AskError::Io { member, source: io::ErrorKind::ConnectionAborted.into() },
-        // The other side closed the stream without a word.
-        OutboundFailure::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => AskError::Refused(member),
-        OutboundFailure::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-            AskError::Invalid { member, source: error }
-        }
-        OutboundFailure::Io(error) => AskError::Io { member, source: error },
-    }
 }
 
 /// A request whose connection has not been greeted.
@@ -131,6 +60,7 @@ pub(super) struct Task {
     topic: IdentTopic,
     members: Members,
     schedule: Schedule,
+    listeners: Listeners,
     counters: Arc<Counters>,
     commands: mpsc::Receiver<Command>,
     outbox: Outbox,
@@ -158,15 +88,18 @@ impl Task {
         commands: mpsc::Receiver<Command>,
         outbox: Outbox,
     ) -> Result<Self, StartError> {
-        let (transport, relay_client) = transport::build(keypair, &counters.all, config.options.relay)?;
+        let (transport, relay_client) = transport::build(keypair, &counters.all, config.options.relay)
+            .map_err(|error| StartError::Noise(Box::new(error)))?;
         let behaviour = behaviour::build(config, &members, keypair, &counters, relay_client)?;
         let swarm_config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_CONNECTION);
         let own = keypair.public().to_peer_id();
         let mut swarm = Swarm::new(transport, behaviour, own, swarm_config);
+        let mut listeners = Listeners::default();
         for address in &config.listen {
-            swarm
+            let id = swarm
                 .listen_on(address.clone())
                 .map_err(|error| StartError::Listen { address: address.clone(), why: error.to_string() })?;
+            listeners.listening(id, address.clone());
         }
         // What the consortium has written down is where others reach this node; relaying needs to know.
         for address in members.addresses(config.member) {
@@ -177,6 +110,7 @@ impl Task {
             topic: behaviour::topic(config.greeting.round),
             schedule: Schedule::new(config.member, members.dialled(), Instant::now()),
             members,
+            listeners,
             counters,
             commands,
             outbox,
@@ -195,7 +129,7 @@ impl Task {
     /// Runs until told to stop, or until nobody can tell it anything any more.
     pub(super) async fn run(mut self) {
         let stopped = loop {
-            let next_dial = self.schedule.next();
+            let next = self.schedule.next().into_iter().chain(self.listeners.next()).min();
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_swarm_event(event),
                 command = self.commands.recv() => match command {
@@ -203,7 +137,10 @@ impl Task {
                     Some(command) => self.on_command(command),
                     None => break None,
                 },
-                () = sleep_until(next_dial.unwrap_or_else(Instant::now)), if next_dial.is_some() => self.dial(),
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
+                    self.listen_again();
+                    self.dial();
+                }
                 () = self.outbox.room(), if self.outbox.is_waiting() => self.outbox.flush(),
             }
         };
@@ -216,8 +153,7 @@ impl Task {
     async fn stop(&mut self) {
         let began = Instant::now();
         self.serve_until(began + SHUTDOWN_FLUSH, |_| false).await;
-        self.serve_until(began + SHUTDOWN_DRAIN, |task| task.asks.serving.is_empty() && task.chunks.serving.is_empty())
-            .await;
+        self.serve_until(began + SHUTDOWN_DRAIN, |task| task.asks.all_served() && task.chunks.all_served()).await;
         for peer in self.swarm.connected_peers().copied().collect::<Vec<_>>() {
             let _ = self.swarm.disconnect_peer_id(peer);
         }
@@ -255,6 +191,16 @@ impl Task {
         }
     }
 
+    fn listen_again(&mut self) {
+        let now = Instant::now();
+        for address in self.listeners.due(now) {
+            match self.swarm.listen_on(address.clone()) {
+                Ok(id) => self.listeners.listening(id, address),
+                Err(_) => self.listeners.again(address, now),
+            }
+        }
+    }
+
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Publish(bytes) => {
@@ -270,7 +216,7 @@ impl Task {
             Command::Ask(member, bytes, pending) => match self.connected(member) {
                 Some(peer) => {
                     let id = self.swarm.behaviour_mut().asks.send_request(&peer, bytes);
-                    self.asks.sent.insert(id, (member, pending));
+                    self.asks.sent(id, member, pending);
                 }
                 None => pending.settle(Err(AskError::NotConnected(member))),
             },
@@ -280,7 +226,7 @@ impl Task {
             Command::FetchChunk(member, request, pending) => match self.connected(member) {
                 Some(peer) => {
                     let id = self.swarm.behaviour_mut().chunks.send_request(&peer, request);
-                    self.chunks.sent.insert(id, (member, pending));
+                    self.chunks.sent(id, member, pending);
                 }
                 None => pending.settle(Err(AskError::NotConnected(member))),
             },
@@ -338,7 +284,8 @@ impl Task {
                 let address = self.full(address);
                 self.outbox.tell(NetworkEvent::NotListening { address, why: None });
             }
-            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                self.listeners.closed(listener_id, Instant::now());
                 let why = reason.err().map(|error| error.to_string());
                 for address in addresses {
                     let address = self.full(address);
@@ -509,7 +456,9 @@ impl Task {
     fn deliver_gossip(&mut self, from: MemberIndex, verdict: VerdictToken, bytes: Vec<u8>) {
         let size = bytes.len();
         let event = NetworkEvent::Gossip { from, bytes, verdict };
-        if let Err(Full(NetworkEvent::Gossip { verdict, .. })) = self.outbox.offer(event, size) {
+        if let Err(Full(event)) = self.outbox.offer(event, size)
+            && let NetworkEvent::Gossip { verdict, .. } = *event
+        {
             self.counters.dropped.fetch_add(1, Ordering::Relaxed);
             self.report(&verdict, Acceptance::Ignore);
         }
@@ -538,7 +487,7 @@ impl Task {
             }
             Event::OutboundFailure { request_id, error, .. } => self.asks.failed(request_id, error),
             Event::ResponseSent { request_id, .. } | Event::InboundFailure { request_id, .. } => {
-                self.asks.serving.remove(&request_id);
+                self.asks.served(request_id);
             }
         }
     }
@@ -553,8 +502,10 @@ impl Task {
     ) {
         let size = bytes.len();
         let event = NetworkEvent::Asked { from, bytes, answer: AnswerToken(channel) };
-        let back = if self.asks.serve(peer, id) { self.outbox.offer(event, size) } else { Err(Full(event)) };
-        if let Err(Full(NetworkEvent::Asked { answer, .. })) = back {
+        let back = if self.asks.serve(peer, id) { self.outbox.offer(event, size) } else { Err(Full(Box::new(event))) };
+        if let Err(Full(event)) = back
+            && let NetworkEvent::Asked { answer, .. } = *event
+        {
             let _ = self.swarm.behaviour_mut().asks.send_response(answer.0, AskReply::Busy);
         }
     }
@@ -575,7 +526,7 @@ impl Task {
             }
             Event::OutboundFailure { request_id, error, .. } => self.chunks.failed(request_id, error),
             Event::ResponseSent { request_id, .. } | Event::InboundFailure { request_id, .. } => {
-                self.chunks.serving.remove(&request_id);
+                self.chunks.served(request_id);
             }
         }
     }
@@ -589,8 +540,10 @@ impl Task {
         channel: ResponseChannel<ChunkAnswer>,
     ) {
         let event = NetworkEvent::ChunkAsked { from, body, chunk, answer: ChunkAnswerToken(channel) };
-        let back = if self.chunks.serve(peer, id) { self.outbox.offer(event, 0) } else { Err(Full(event)) };
-        if let Err(Full(NetworkEvent::ChunkAsked { answer, .. })) = back {
+        let back = if self.chunks.serve(peer, id) { self.outbox.offer(event, 0) } else { Err(Full(Box::new(event))) };
+        if let Err(Full(event)) = back
+            && let NetworkEvent::ChunkAsked { answer, .. } = *event
+        {
             let _ = self.swarm.behaviour_mut().chunks.send_response(answer.0, ChunkAnswer::Busy);
         }
     }

@@ -69,9 +69,7 @@ impl Node {
     }
 
     async fn next(&mut self) -> NetworkEvent {
-        let event = timeout(Duration::from_secs(5), self.events.recv()).await.expect("an event in time").expect("runs");
-        eprintln!("{} {event:?}", self.network.peer_id());
-        event
+        timeout(LONG, self.events.recv()).await.expect("an event in time").expect("runs")
     }
 
     /// The first event that `pick` takes; earlier ones are dropped.
@@ -465,28 +463,41 @@ async fn who_sends_rejected_messages_is_silenced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_behind_a_relay_is_reached() {
+async fn a_member_behind_a_relay_is_reached_also_after_the_relay_restarted() {
     let relaying = |config| NetworkConfig { options: Options { relay: true, ..Options::default() }, ..config };
     // The port must be known before the relay starts: the consortium has it written down.
-    let port =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let port = port.expect("a port").port();
     let relay: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("an address");
     let relay_id = peer_id(&peers(3, &[])[1].key).expect("a key");
     let circuit: Multiaddr = format!("{relay}/p2p/{relay_id}/p2p-circuit").parse().expect("an address");
-    let mut middle = Node::start(relaying(config(1, 3, &relay.to_string(), &[(1, relay.clone())])));
-    middle.listening().await;
+    let middle = || config(1, 3, &relay.to_string(), &[(1, relay.clone())]);
+    let mut first_middle = Node::start(relaying(middle()));
+    first_middle.listening().await;
     // Nobody is told where 2 listens but through the relay.
     let mut hidden = Node::start(relaying(config(2, 3, &circuit.to_string(), &[(1, relay.clone())])));
-    let address = hidden.listening().await;
-    assert!(address.to_string().contains("/p2p-circuit/p2p/"), "{address}");
-    let mut first = Node::start(relaying(config(0, 3, TCP, &[(1, relay), (2, circuit)])));
+    let addresses = [(1, relay.clone()), (2, circuit)];
+    let mut first = Node::start(relaying(config(0, 3, TCP, &addresses)));
+    let mut seen = (None, 0);
+    while seen.0.is_none() || seen.1 < 2 {
+        match hidden.next().await {
+            NetworkEvent::Listening { address } => seen.0 = Some(address.to_string()),
+            NetworkEvent::Connected { .. } => seen.1 += 1,
+            _ => {}
+        }
+    }
+    let address = seen.0.expect("listens");
+    assert!(address.contains("/p2p-circuit/p2p/"), "{address}");
     first.connected(2).await;
-    hidden.connected(2).await;
-    middle.connected(2).await;
+    first_middle.network.shutdown().await;
+    assert_ne!(first.disconnected().await, first.disconnected().await);
+    let mut second_middle = Node::start(relaying(NetworkConfig { greeting: greeting(101), ..middle() }));
+    second_middle.connected(2).await;
+    first.connected(2).await;
     hidden.serve();
     let chunk = first.network.fetch_chunk(MemberIndex(2), Digest([1; 32]), 3).await;
     assert_eq!(chunk.expect("answered"), ChunkAnswer::Here(vec![3; 1 << 20]));
-    assert!(middle.network.traffic().sent_bytes > 1 << 20, "it went through the relay");
+    assert!(second_middle.network.traffic().sent_bytes > 1 << 20, "it went through the relay");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -523,7 +534,9 @@ fn hostile(member: u16, greeting: Option<Greeting>) -> Swarm<Hostile> {
         .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
         .expect("a transport")
         .with_behaviour(|_| Hostile {
-            greeting: greeting.map(super::greeting::Behaviour::new).into(),
+            greeting: greeting
+                .map(|ours| super::greeting::Behaviour::new(ours, super::greeting::Timing::default()))
+                .into(),
             gossip,
             asks: request_response::Behaviour::with_codec(asks, [(codec::ASK, ProtocolSupport::Full)], config()),
             chunks: request_response::Behaviour::with_codec(chunks, [(codec::CHUNK, ProtocolSupport::Full)], config()),
@@ -646,7 +659,7 @@ async fn settings_that_do_not_fit_are_refused() {
     let no_member = refused(NetworkConfig { member: MemberIndex(9), ..good() });
     assert_eq!(no_member, "member 9 is not in the list of members");
     let mut peers = good().peers;
-    peers[1].key = peers[0].key.clone();
+    peers[1].key = peers[0].key;
     let twice = refused(NetworkConfig { peers, ..good() });
     assert!(twice.contains("`member-1` or its peer key is listed twice"), "{twice}");
     let mut peers = good().peers;

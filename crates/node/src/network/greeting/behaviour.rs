@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -16,7 +17,7 @@ use libp2p::{Multiaddr, PeerId};
 
 use super::handler::{Command, Failure, Handler, Happened};
 use super::{Difference, Greeting, Verdict, unreadable};
-use crate::network::limits::REFUSAL_GRACE;
+use crate::network::limits::{GREETING_TIMEOUT, REFUSAL_GRACE};
 
 /// What a node learns from greetings.
 #[derive(Debug)]
@@ -44,9 +45,25 @@ struct Lease {
     connections: HashSet<ConnectionId>,
 }
 
+/// How long things take at most.
+#[derive(Clone, Copy)]
+pub(crate) struct Timing {
+    /// Until a greeting is answered, and a probe.
+    pub(crate) answer: Duration,
+    /// Until a refused connection is closed.
+    pub(crate) grace: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { answer: GREETING_TIMEOUT, grace: REFUSAL_GRACE }
+    }
+}
+
 /// Greets every peer, and closes connections with those it cannot work with.
 pub(crate) struct Behaviour {
     ours: Greeting,
+    timing: Timing,
     connections: HashMap<ConnectionId, Connection>,
     leases: HashMap<PeerId, Lease>,
     queue: VecDeque<ToSwarm<Event, Command>>,
@@ -54,9 +71,10 @@ pub(crate) struct Behaviour {
 }
 
 impl Behaviour {
-    pub(crate) fn new(ours: Greeting) -> Self {
+    pub(crate) fn new(ours: Greeting, timing: Timing) -> Self {
         Self {
             ours,
+            timing,
             connections: HashMap::new(),
             leases: HashMap::new(),
             queue: VecDeque::new(),
@@ -74,7 +92,7 @@ impl Behaviour {
     }
 
     fn close_after_grace(&mut self, peer: PeerId, connection: ConnectionId) {
-        self.closing.push(tokio::time::sleep(REFUSAL_GRACE).map(move |()| (peer, connection)).boxed());
+        self.closing.push(tokio::time::sleep(self.timing.grace).map(move |()| (peer, connection)).boxed());
     }
 
     /// Decides once for each connection, whichever stream brought the greeting first.
@@ -167,7 +185,7 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.ours))
+        Ok(Handler::new(self.ours, self.timing.answer))
     }
 
     fn handle_established_outbound_connection(
@@ -178,7 +196,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.ours))
+        Ok(Handler::new(self.ours, self.timing.answer))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
@@ -228,5 +246,79 @@ impl NetworkBehaviour for Behaviour {
             }
         }
         self.queue.pop_front().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fedprune_federation::{ConsortiumId, RoundId};
+    use fedprune_mask::Digest;
+    use libp2p::identity::Keypair;
+    use libp2p::swarm::SwarmEvent;
+    use libp2p::{Swarm, SwarmBuilder, noise, tcp, yamux};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn swarm(key: u8, instance: u8) -> Swarm<Behaviour> {
+        let greeting = Greeting {
+            protocol: 1,
+            consortium: ConsortiumId(Digest([1; 32])),
+            round: RoundId(Digest([2; 32])),
+            model: Digest([3; 32]),
+            instance: [instance; 16],
+        };
+        let timing = Timing { answer: Duration::from_millis(300), grace: Duration::from_millis(50) };
+        SwarmBuilder::with_existing_identity(Keypair::ed25519_from_bytes([key; 32]).expect("a good seed"))
+            .with_tokio()
+            .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+            .expect("a transport")
+            .with_behaviour(|_| Behaviour::new(greeting, timing))
+            .expect("a behaviour")
+            .with_swarm_config(|config| config.with_idle_connection_timeout(LONG))
+            .build()
+    }
+
+    async fn event(swarm: &mut Swarm<Behaviour>) -> Event {
+        loop {
+            let event = timeout(LONG, swarm.select_next_some()).await.expect("an event in time");
+            if let SwarmEvent::Behaviour(event) = event {
+                return event;
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_instance_that_no_longer_answers_loses_its_place() {
+        let mut member = swarm(1, 1);
+        member.listen_on("/ip4/127.0.0.1/tcp/0".parse().expect("an address")).expect("listens");
+        let address = loop {
+            if let SwarmEvent::NewListenAddr { address, .. } = member.select_next_some().await {
+                break address;
+            }
+        };
+        tokio::spawn(async move {
+            loop {
+                member.select_next_some().await;
+            }
+        });
+        // Its connection stays open, but nobody is there any more: the swarm is not polled.
+        let mut stuck = swarm(2, 2);
+        stuck.dial(address.clone()).expect("dials");
+        assert!(matches!(event(&mut stuck).await, Event::Matched { .. }));
+        let mut successor = swarm(2, 3);
+        let mut refusals = 0;
+        loop {
+            successor.dial(address.clone()).expect("dials");
+            match event(&mut successor).await {
+                Event::AnotherInstance { .. } => refusals += 1,
+                Event::Matched { .. } => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(refusals > 0);
+        drop(stuck);
     }
 }

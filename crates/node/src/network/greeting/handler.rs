@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -15,7 +16,7 @@ use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, Stream, StreamPro
 use tokio::time::timeout;
 
 use super::{ANSWER_BYTES, GREETING_BYTES, Greeting, GreetingError, PREFIX_BYTES, Verdict};
-use crate::network::limits::{GREETING_TIMEOUT, GREETINGS_PER_CONNECTION};
+use crate::network::limits::GREETINGS_PER_CONNECTION;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/fedprune/greeting/1");
 
@@ -54,7 +55,7 @@ pub(crate) enum Failure {
     Unreadable(#[from] GreetingError),
     #[error("greetings could not be exchanged: {0}")]
     Io(#[from] io::Error),
-    #[error("it did not answer within {} s", GREETING_TIMEOUT.as_secs())]
+    #[error("it did not answer in time")]
     TimedOut,
 }
 
@@ -74,6 +75,7 @@ enum Done {
 /// Greets once when the connection is new, and answers the peer's greetings.
 pub(crate) struct Handler {
     ours: Greeting,
+    patience: Duration,
     to_open: VecDeque<Purpose>,
     probing: bool,
     waiting: Vec<(GreetingId, Stream)>,
@@ -83,9 +85,10 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(super) fn new(ours: Greeting) -> Self {
+    pub(super) fn new(ours: Greeting, patience: Duration) -> Self {
         Self {
             ours,
+            patience,
             to_open: VecDeque::from([Purpose::Greet]),
             probing: false,
             waiting: Vec::new(),
@@ -126,8 +129,8 @@ async fn read_versioned<'a>(stream: &mut Stream, bytes: &'a mut [u8]) -> io::Res
     Ok(bytes)
 }
 
-async fn within<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    timeout(GREETING_TIMEOUT, work).await.unwrap_or(Err(Failure::TimedOut))
+async fn within<T>(patience: Duration, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    timeout(patience, work).await.unwrap_or(Err(Failure::TimedOut))
 }
 
 impl ConnectionHandler for Handler {
@@ -154,7 +157,7 @@ impl ConnectionHandler for Handler {
                     Ok(())
                 };
                 // A peer that does not take its answer times out by itself.
-                self.work.push(within(write).map(|_: Result<(), Failure>| Done::Written).boxed());
+                self.work.push(within(self.patience, write).map(|_: Result<(), Failure>| Done::Written).boxed());
             }
             Command::Probe if self.probing => {}
             Command::Probe => {
@@ -173,8 +176,7 @@ impl ConnectionHandler for Handler {
                 return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(happened));
             }
             if let Some(purpose) = self.to_open.pop_front() {
-                let protocol =
-                    SubstreamProtocol::new(ReadyUpgrade::new(PROTOCOL), purpose).with_timeout(GREETING_TIMEOUT);
+                let protocol = SubstreamProtocol::new(ReadyUpgrade::new(PROTOCOL), purpose).with_timeout(self.patience);
                 return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
             }
             match self.work.poll_next_unpin(context) {
@@ -201,20 +203,25 @@ impl ConnectionHandler for Handler {
                 if self.work.len() + self.waiting.len() >= 2 * GREETINGS_PER_CONNECTION {
                     return;
                 }
+                let patience = self.patience;
                 let read = async move {
                     let mut bytes = [0; GREETING_BYTES];
                     let read = async {
                         let bytes = read_versioned(&mut stream, &mut bytes).await?;
                         Ok(Greeting::decode(bytes)?)
                     };
-                    let theirs = within(read).await;
+                    let theirs = within(patience, read).await;
                     Done::Read(stream, theirs)
                 };
                 self.work.push(read.boxed());
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, info: purpose }) => {
                 let ours = self.ours;
-                self.work.push(within(greet(stream, ours)).map(move |result| Done::Answered(purpose, result)).boxed());
+                self.work.push(
+                    within(self.patience, greet(stream, ours))
+                        .map(move |result| Done::Answered(purpose, result))
+                        .boxed(),
+                );
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info: purpose, error }) => {
                 let failure = match error {

@@ -26,7 +26,7 @@ use fedprune_federation::wire::MAGIC;
 use fedprune_federation::{ConsortiumId, RoundId};
 use fedprune_mask::Digest;
 
-pub(super) use behaviour::{Behaviour, Event};
+pub(super) use behaviour::{Behaviour, Event, Timing};
 
 /// Version of the encoding.
 const VERSION: u16 = 1;
