@@ -18,7 +18,7 @@
 //! * Certificates do not travel here; the votes in them do, one by one. Malachite counts the first vote of each
 //!   member, so an equivocator could hide a quorum of prevotes from some members for good, and it drops votes
 //!   of more than ten views ahead, so a member cut off for longer would stay behind. The quorum and the entrance
-//!   are therefore put together here ([`Book`](book), [`Ahead`](ahead)) and given to malachite as certificates.
+//!   are therefore put together here (`book`, `ahead`) and given to malachite as certificates.
 //!   A quorum of precommits needs no such help: whoever saw it hands on the certificate of the decision.
 //! * A value is judged before malachite hears of the proposal; judged for one proposal, it is for all.
 //! * Malachite does not repeat proposals; with the timer [`TimerKind::Repeat`] our own is sent again.
