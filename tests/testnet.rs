@@ -1,0 +1,152 @@
+//! The shipped testnets, with real nodes: every manifest passes, and nothing lives on when a run is ended.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use fedprune_tests::root;
+use serde_json::Value;
+
+/// How long anything may take that is waited for here.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One network at a time: their timers are meant for a machine that has nothing else to do.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn command(name: &str, out: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fedprune-under-test"));
+    command.args(["--format", "json", "--quiet", "testnet", "run"]);
+    command.arg(root().join(format!("testnet/manifests/{name}.toml"))).arg("--out").arg(out);
+    command
+}
+
+/// Runs a manifest that must pass; returns its report.
+fn passes(name: &str) -> Value {
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = command(name, &folder.path().join("net")).output().expect("the program starts");
+    let (report, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{report}\n{errors}\n{}", logs(folder.path()));
+    let report: Value = serde_json::from_str(&report).expect("a JSON report");
+    assert_eq!(report["passed"], true);
+    assert!(report["checks"].as_array().is_some_and(|checks| checks.len() >= 7), "{report:#}");
+    report
+}
+
+/// The logs of all nodes, for the message of a test that failed.
+fn logs(folder: &Path) -> String {
+    let Ok(entries) = std::fs::read_dir(folder.join("net/logs")) else { return String::new() };
+    let text = |path: PathBuf| format!("== {}\n{}", path.display(), std::fs::read_to_string(&path).unwrap_or_default());
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.filter(|path| !path.ends_with("commands.log")).map(text).collect()
+}
+
+/// How many silos are in a phase.
+fn count(report: &Value, phase: &str) -> usize {
+    let silos = report["silos"].as_array().expect("silos");
+    silos.iter().filter(|silo| silo["phase"]["phase"] == phase).count()
+}
+
+fn verified(report: &Value) -> usize {
+    report["silos"].as_array().expect("silos").iter().filter(|silo| silo["audit"] == "VERIFIED").count()
+}
+
+#[test]
+fn four_silos_agree_at_once() {
+    let report = passes("four-silos-one-shot");
+    assert_eq!((count(&report, "finished"), verified(&report)), (4, 4));
+}
+
+#[test]
+fn four_silos_agree_block_by_block() {
+    let report = passes("four-silos-iterative");
+    assert_eq!((count(&report, "finished"), verified(&report)), (4, 4));
+    let heights = |check: &Value| check["what"].as_str().is_some_and(|what| what.contains("the same 6 heights"));
+    assert!(report["checks"].as_array().expect("checks").iter().any(heights), "{report:#}");
+}
+
+#[test]
+fn seven_silos_do_without_two() {
+    let report = passes("seven-silos-two-absent");
+    assert_eq!((count(&report, "finished"), count(&report, "absent"), verified(&report)), (5, 2, 5));
+}
+
+#[test]
+fn the_next_aggregator_takes_over() {
+    let report = passes("elected-aggregator-killed");
+    assert_eq!((count(&report, "finished"), count(&report, "killed"), verified(&report)), (3, 1, 3));
+}
+
+/// Processes whose command line names the folder.
+fn processes_of(folder: &Path) -> Vec<String> {
+    let folder = folder.to_str().expect("UTF-8");
+    let entries = std::fs::read_dir("/proc").expect("a system with /proc");
+    let read = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read(entry.ok()?.path().join("cmdline")).ok();
+    let lines = entries.filter_map(read).map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains(folder)).collect()
+}
+
+fn within_patience(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A runner that does not outlive its test.
+struct Runner(Child);
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        // it has ended, or a test has failed
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts four nodes, and goes on when all of them listen.
+fn under_way(out: &Path) -> Runner {
+    let child = command("four-silos-one-shot", out).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let runner = Runner(child.expect("the program starts"));
+    let listening = |silo: &&str| {
+        let events = std::fs::read_to_string(out.join(format!("logs/{silo}.jsonl")));
+        events.is_ok_and(|events| events.contains("\"listening\""))
+    };
+    within_patience("all nodes listen", || ["north", "east", "south", "west"].iter().all(|silo| listening(&silo)));
+    assert!(processes_of(out).len() > 4, "the runner and its nodes");
+    runner
+}
+
+fn signal(runner: &Runner, name: &str) {
+    let status = Command::new("kill").args([name, &runner.0.id().to_string()]).status();
+    assert!(status.expect("kill starts").success());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupted_run_leaves_no_process() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("net");
+    let mut runner = under_way(&out);
+    signal(&runner, "-INT");
+    assert_eq!(runner.0.wait().expect("it ends").code(), Some(130));
+    within_patience("all are gone", || processes_of(&out).is_empty());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_killed_runner_takes_its_nodes_along() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("net");
+    let mut runner = under_way(&out);
+    signal(&runner, "-KILL");
+    runner.0.wait().expect("it ends");
+    within_patience("all are gone", || processes_of(&out).is_empty());
+}
