@@ -267,7 +267,8 @@ impl Manifest {
         })?;
         check_name("name", &document.name)?;
         let model = source("model", &document.model, "bundled")?;
-        let mut silos = silos(document.silo)?;
+        let by_magnitude = matches!(document.round.get("pruner"), Some(RoundOption::Text(pruner)) if pruner == "magnitude");
+        let mut silos = silos(document.silo, !by_magnitude)?;
         let aggregator_kills = perturbations(document.perturb, &mut silos)?;
         for silo in &silos {
             check_kills(silo)?;
@@ -357,7 +358,8 @@ fn milliseconds(key: &str, given: u64) -> Result<Duration, ManifestError> {
     Err(wrong(key, format!("{given} ms is more than a day: use 0 to {}", MAX_SECONDS * 1000)))
 }
 
-fn silos(documents: Vec<SiloDocument>) -> Result<Vec<Silo>, ManifestError> {
+/// Magnitude looks at no text: `needs_text` is for all other pruners.
+fn silos(documents: Vec<SiloDocument>, needs_text: bool) -> Result<Vec<Silo>, ManifestError> {
     if !(1..=MAX_SILOS).contains(&documents.len()) {
         return Err(wrong("silo", format!("there are {} silos: give 1 to {MAX_SILOS}", documents.len())));
     }
@@ -371,7 +373,7 @@ fn silos(documents: Vec<SiloDocument>) -> Result<Vec<Silo>, ManifestError> {
         if document.data.len() > MAX_DATA_PATHS {
             return Err(wrong(key("data"), format!("at most {MAX_DATA_PATHS} paths: give folders")));
         }
-        if document.data.is_empty() && document.ballot.is_none() && document.start {
+        if needs_text && document.data.is_empty() && document.ballot.is_none() && document.start {
             return Err(wrong(key("data"), "it has no text: give `data`, or a `ballot` that was made elsewhere"));
         }
         let data = document.data.iter().map(|text| data_source(&key("data"), text)).collect::<Result<_, _>>()?;
