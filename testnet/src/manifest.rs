@@ -267,7 +267,8 @@ impl Manifest {
         })?;
         check_name("name", &document.name)?;
         let model = source("model", &document.model, "bundled")?;
-        let by_magnitude = matches!(document.round.get("pruner"), Some(RoundOption::Text(pruner)) if pruner == "magnitude");
+        let by_magnitude =
+            matches!(document.round.get("pruner"), Some(RoundOption::Text(pruner)) if pruner == "magnitude");
         let mut silos = silos(document.silo, !by_magnitude)?;
         let aggregator_kills = perturbations(document.perturb, &mut silos)?;
         for silo in &silos {
