@@ -96,9 +96,7 @@ pub fn claims(bytes: &[u8]) -> Result<(Content, Option<Height>, Option<MemberInd
             let received = ReceivedProposed::decode(bytes)?;
             Ok((Content::Proposed, Some(received.claimed_height()), Some(received.claimed_member())))
         }
-        Some(Content::Settled) => {
-            Ok((Content::Settled, Some(ReceivedSettled::decode(bytes)?.claimed_height()), None))
-        }
+        Some(Content::Settled) => Ok((Content::Settled, Some(ReceivedSettled::decode(bytes)?.claimed_height()), None)),
         Some(Content::Evidence) => Ok((Content::Evidence, None, None)),
         Some(other) => Err(MessageError::Content(other.in_words())),
         None => Err(MessageError::Content("of an unknown content")),

@@ -43,7 +43,7 @@ use fedprune_mask::{Digest, Layout};
 
 pub use effect::{Effect, Event, Input, MachineError, Outcome};
 pub use flow::set_digest;
-pub use message::{MAX_KNOWN, claims, MessageError, Question, ShortId, decode_answer, encode_answer, short_id};
+pub use message::{MAX_KNOWN, MessageError, Question, ShortId, claims, decode_answer, encode_answer, short_id};
 pub use record::{RECORD_LIMIT, Record};
 pub use store::{Known, MAX_PROPOSALS_A_MEMBER, MAX_VIEWS_A_MEMBER};
 
@@ -489,7 +489,7 @@ impl Machine {
                 if !recorded {
                     self.append(height, Record::Heard(bytes.to_vec()));
                     self.append(height, Record::Heard(encoded.clone()));
-                    self.out.push(Effect::Publish(encoded));
+                    self.publish(encoded);
                 }
                 self.tell(Event::Equivocation { height, member: slot.place.member, kind: slot.kind });
                 Verdict::New

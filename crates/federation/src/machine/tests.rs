@@ -1,1 +1,293 @@
+use fedprune_mask::Digest;
+use fedprune_mask::ballot::Encodings;
 
+use super::message::{Message, claims};
+use super::*;
+use crate::agreement::{Action, AgreementError};
+use crate::ballot::{BallotHeader, validate};
+use crate::holdings::Holdings;
+use crate::testing::{Weights, body, consortium_of, key, layout, round, vote};
+use crate::vote::{Precommit, Prevote};
+use crate::wire::{self, Content};
+
+/// An engine that starts, wants nothing and decides nothing: what the machine does around it is looked at.
+struct Idle;
+
+impl Engine for Idle {
+    fn resume(&self, _: Height, _: &[Vec<u8>], _: bool) -> Result<(Box<dyn Agreement>, Vec<Action>), AgreementError> {
+        Ok((Box::new(IdleAgreement), Vec::new()))
+    }
+}
+
+struct IdleAgreement;
+
+impl Agreement for IdleAgreement {
+    fn step(&mut self, _: crate::agreement::Input) -> Result<Vec<Action>, AgreementError> {
+        Ok(Vec::new())
+    }
+
+    fn view(&self) -> u32 {
+        0
+    }
+}
+
+fn machine_of(member: usize, records: Vec<(Height, Record)>) -> Machine {
+    let consortium = consortium_of(4);
+    let round = round(consortium.consortium());
+    let setup = Setup { consortium, round, layout: layout(), key: key(member) };
+    Machine::recover(setup, Box::new(Idle), records).unwrap()
+}
+
+/// A machine that a quorum has answered.
+fn joined(member: usize) -> Machine {
+    let mut machine = machine_of(member, Vec::new());
+    let _ = machine.step(0, Input::Tick);
+    for other in (0..4u16).filter(|other| usize::from(*other) != member) {
+        let _ = machine.step(1, Input::Recalled { from: MemberIndex(other), messages: Vec::new() });
+    }
+    assert!(machine.has_joined());
+    machine
+}
+
+fn signed<T: crate::Statement>(content: T, member: usize) -> SignatureChecked<T> {
+    let consortium = consortium_of(4);
+    let round = round(consortium.consortium()).id();
+    SignatureChecked::sign(content, Height(0), &key(member), &consortium, round).unwrap()
+}
+
+fn header(text: &str) -> BallotHeader {
+    BallotHeader { body: Digest::of(text.as_bytes()), body_bytes: 100, claimed_unix_ms: 5 }
+}
+
+fn tells(effects: &[Effect]) -> Vec<&Event> {
+    effects.iter().filter_map(|effect| if let Effect::Tell(event) = effect { Some(event) } else { None }).collect()
+}
+
+/// Whatever is sent was recorded and made durable before.
+fn check_order(effects: &[Effect]) {
+    let mut appended: Vec<Vec<u8>> = Vec::new();
+    let mut durable: Vec<Vec<u8>> = Vec::new();
+    for effect in effects {
+        match effect {
+            Effect::Append(_, Record::Said(bytes) | Record::Heard(bytes)) => appended.push(bytes.clone()),
+            Effect::Flush => durable.append(&mut appended),
+            Effect::Publish(bytes) => assert!(durable.contains(bytes), "sent before it is durable"),
+            _ => {}
+        }
+    }
+    assert!(appended.is_empty(), "what was appended is flushed at the end");
+}
+
+#[test]
+fn nothing_is_signed_before_a_quorum_told_what_it_has() {
+    let mut machine = machine_of(0, Vec::new());
+    assert!(matches!(machine.step(0, Input::Tick).as_slice(), [Effect::Recall]));
+    let contributed =
+        || Input::Contributed { height: Height(0), body: Digest::of(b"a"), body_bytes: 9, claimed_unix_ms: 1 };
+    // one answer and ourselves are two of the three that it takes
+    let effects = machine.step(1, Input::Recalled { from: MemberIndex(1), messages: vec![b"noise".to_vec()] });
+    assert!(effects.is_empty() && !machine.has_joined(), "{effects:?}");
+    let again = machine.step(1, Input::Recalled { from: MemberIndex(1), messages: Vec::new() });
+    assert!(again.is_empty(), "one member counts once");
+    let effects = machine.step(2, Input::Recalled { from: MemberIndex(3), messages: Vec::new() });
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Compute(Height(0)))), "{effects:?}");
+    let effects = machine.step(3, contributed());
+    check_order(&effects);
+    assert_eq!(effects.iter().filter(|effect| matches!(effect, Effect::Publish(_))).count(), 1);
+    // a second ballot is not signed
+    assert!(
+        machine
+            .step(
+                4,
+                Input::Contributed { height: Height(0), body: Digest::of(b"b"), body_bytes: 9, claimed_unix_ms: 2 }
+            )
+            .is_empty()
+    );
+}
+
+#[test]
+fn what_others_have_of_ours_is_adopted_and_votes_we_forgot_silence_us() {
+    let mut machine = machine_of(0, Vec::new());
+    let ours = signed(header("first"), 0);
+    let prevote = signed(Prevote { view: 0, value: None }, 0);
+    let messages = vec![ours.encode(), prevote.encode(), signed(header("theirs"), 1).encode()];
+    let effects = machine.step(0, Input::Recalled { from: MemberIndex(1), messages });
+    let adopted = [
+        &Event::Adopted { height: Height(0), kind: Kind::Ballot },
+        &Event::Adopted { height: Height(0), kind: Kind::Prevote },
+    ];
+    assert_eq!(tells(&effects), adopted);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Append(Height(0), Record::Silent))));
+    let effects = machine.step(1, Input::Recalled { from: MemberIndex(2), messages: vec![ours.encode()] });
+    // the ballot is signed: it is fetched, not computed
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Compute(_))), "{effects:?}");
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Fetch { body, .. } if *body == Digest::of(b"first"))));
+    // silent: no holdings statement although the time for ballots is over
+    let late = machine.next_tick_ms().unwrap();
+    let effects = machine.step(late, Input::Tick);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Publish(_))), "{effects:?}");
+}
+
+#[test]
+fn a_restart_asks_for_nothing_that_is_recorded_and_signs_nothing_again() {
+    let mut machine = joined(0);
+    let input = Input::Contributed { height: Height(0), body: Digest::of(b"a"), body_bytes: 9, claimed_unix_ms: 1 };
+    let effects = machine.step(2, input);
+    let log: Vec<(Height, Record)> = effects
+        .into_iter()
+        .filter_map(|effect| if let Effect::Append(height, record) = effect { Some((height, record)) } else { None })
+        .collect();
+    let mut again = machine_of(0, log);
+    let _ = again.step(0, Input::Recalled { from: MemberIndex(1), messages: Vec::new() });
+    let effects = again.step(0, Input::Recalled { from: MemberIndex(2), messages: Vec::new() });
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Compute(_) | Effect::Append(..))), "{effects:?}");
+    // it may never have left, so it is sent again
+    let sent: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Publish(_))).collect();
+    assert_eq!(sent.len(), 1);
+}
+
+#[test]
+fn two_ballots_of_one_member_are_evidence_and_the_first_is_kept() {
+    let mut machine = joined(0);
+    let (first, second) = (signed(header("a"), 2), signed(header("b"), 2));
+    let (verdict, effects) = machine.receive(5, &first.encode());
+    assert!(matches!(verdict, Verdict::New));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Fetch { .. })));
+    let (verdict, effects) = machine.receive(6, &second.encode());
+    assert!(matches!(verdict, Verdict::New), "others must see it too");
+    check_order(&effects);
+    assert_eq!(
+        tells(&effects),
+        [&Event::Equivocation { height: Height(0), member: MemberIndex(2), kind: Kind::Ballot }]
+    );
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Fetch { .. })), "the second is not fetched");
+    let known = machine.known(Height(0)).unwrap();
+    assert_eq!((known.headers().count(), known.evidence().count()), (2, 1));
+    assert!(matches!(machine.receive(7, &second.encode()).0, Verdict::Known));
+}
+
+#[test]
+fn the_same_ballot_twice_is_told() {
+    let mut machine = joined(0);
+    let _ = machine.receive(5, &signed(header("a"), 2).encode());
+    let (_, effects) = machine.receive(6, &signed(header("a"), 3).encode());
+    let members = [MemberIndex(2), MemberIndex(3)];
+    assert_eq!(tells(&effects), [&Event::SameBallot { height: Height(0), members }]);
+}
+
+#[test]
+fn a_valid_ballot_is_held_and_holdings_follow_when_the_time_is_over() {
+    let mut machine = joined(0);
+    let (consortium, layout) = (consortium_of(4), layout());
+    let round = round(consortium.consortium());
+    let bytes = body(&vote(&round, &layout), &layout, "silo", Encodings::Auto);
+    let content = BallotHeader { body: Digest::of(&bytes), body_bytes: bytes.len() as u64, claimed_unix_ms: 0 };
+    let header = signed(content, 2);
+    let _ = machine.receive(5, &header.encode());
+    let effects = machine.step(6, Input::Stored { height: Height(0), body: content.body });
+    assert!(matches!(effects.as_slice(), [Effect::Validate(asked)] if *asked == header), "{effects:?}");
+    let ballot = fedprune_mask::Ballot::parse(&bytes, &layout).unwrap();
+    let valid = validate(header, &ballot, &round, &layout, &Weights::of(&layout)).unwrap();
+    let effects = machine.step(7, Input::Valid(valid));
+    assert_eq!(tells(&effects), [&Event::Held { height: Height(0), member: MemberIndex(2) }]);
+    let over = machine.next_tick_ms().unwrap();
+    let effects = machine.step(over, Input::Tick);
+    check_order(&effects);
+    let statement = effects.iter().find_map(|effect| match effect {
+        Effect::Publish(bytes) => crate::Received::<Holdings>::decode(bytes).ok(),
+        _ => None,
+    });
+    assert_eq!(statement.unwrap().claimed().ballots(), [None, None, Some(content.body), None]);
+}
+
+#[test]
+fn what_no_honest_member_sends_is_refused() {
+    let mut machine = joined(0);
+    let bad = |machine: &mut Machine, bytes: &[u8]| match machine.receive(5, bytes).0 {
+        Verdict::Bad(error) => error,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(bad(&mut machine, b"noise"), MessageError::Wire(_)));
+    let consortium = consortium_of(4);
+    let id = round(consortium.consortium()).id();
+    let far = SignatureChecked::sign(header("a"), Height(9), &key(1), &consortium, id).unwrap();
+    assert!(matches!(bad(&mut machine, &far.encode()), MessageError::Height { heights: 1, .. }));
+    let huge = signed(BallotHeader { body_bytes: 1 << 30, ..header("a") }, 1);
+    assert!(matches!(bad(&mut machine, &huge.encode()), MessageError::BodyTooLarge { .. }));
+    let record = Record::Silent.encode();
+    assert!(matches!(bad(&mut machine, &record), MessageError::Content("an entry of a log")));
+    let other =
+        SignatureChecked::sign(header("a"), Height(0), &key(1), &consortium, crate::RoundId(Digest([9; 32]))).unwrap();
+    assert!(matches!(bad(&mut machine, &other.encode()), MessageError::Statement(_)));
+    assert!(machine.known(Height(0)).is_none_or(|known| known.headers().count() == 0));
+}
+
+#[test]
+fn votes_of_a_member_are_bounded_whatever_it_sends() {
+    let mut machine = joined(0);
+    for view in 0..200 {
+        let _ = machine.receive(5, &signed(Precommit { view, value: None }, 1).encode());
+    }
+    assert_eq!(machine.state(Height(0)).unwrap().store.precommits.len(), MAX_VIEWS_A_MEMBER);
+    // the latest are kept, and an old one does not come back
+    let latest = machine.state(Height(0)).unwrap().store.precommits.keys().map(|(_, view)| *view).max();
+    assert_eq!(latest, Some(199));
+}
+
+#[test]
+fn news_is_what_the_asker_does_not_know() {
+    let (mut one, mut other) = (joined(0), joined(1));
+    for member in [1, 2, 3] {
+        let _ = one.receive(5, &signed(header(&member.to_string()), member).encode());
+    }
+    let answer = one.answer(MemberIndex(1), &other.question());
+    assert_eq!(answer.len(), 3);
+    for message in &decode_answer(&encode_answer(&answer)).unwrap() {
+        let _ = other.receive(6, message);
+    }
+    assert!(one.answer(MemberIndex(1), &other.question()).is_empty());
+    let mine = one.answer(MemberIndex(2), &Question::Mine);
+    assert_eq!(mine, [signed(header("2"), 2).encode()]);
+}
+
+#[test]
+fn questions_and_answers_are_pinned_and_bounded() {
+    let question = Question::News { height: Height(3), known: vec![[1; 8], [2; 8]] };
+    let bytes = [question.encode(), Question::Mine.encode(), encode_answer(&[vec![1], vec![]])].concat();
+    assert_eq!(Question::decode(&question.encode()).unwrap(), question);
+    assert_eq!(Digest::of(&bytes).to_string(), "79bb54d65afa54b80ecd6f151ab2d63a61716929ec78a6c809794751867d1748");
+    let many = Question::News { height: Height(0), known: vec![[0; 8]; MAX_KNOWN + 16] };
+    assert!(Question::decode(&many.encode()).is_err());
+    assert!(decode_answer(&wire::encode(Content::Answer, &vec![vec![0u8; MAX_ANSWER_BYTES]])).is_err());
+    // a claim of 2^60 messages
+    let mut lying = wire::encode(Content::Answer, &());
+    lying.extend((1u64 << 60).to_le_bytes());
+    assert!(decode_answer(&lying).is_err());
+}
+
+#[test]
+fn a_message_claims_what_it_is() {
+    let bytes = signed(header("a"), 2).encode();
+    assert_eq!(claims(&bytes).unwrap(), (Content::BallotHeader, Some(Height(0)), Some(MemberIndex(2))));
+    let read = Message::read(&bytes, &consortium_of(4), &round(consortium_of(4).consortium())).unwrap();
+    assert_eq!((read.height(), read.member()), (Height(0), Some(MemberIndex(2))));
+}
+
+#[test]
+fn logs_of_other_rounds_are_refused() {
+    let consortium = consortium_of(4);
+    let setup = || Setup {
+        consortium: consortium.clone(),
+        round: round(consortium.consortium()),
+        layout: layout(),
+        key: key(0),
+    };
+    let foreign =
+        SignatureChecked::sign(header("a"), Height(0), &key(1), &consortium, crate::RoundId(Digest([9; 32]))).unwrap();
+    let log = vec![(Height(0), Record::Heard(foreign.encode()))];
+    assert!(matches!(Machine::recover(setup(), Box::new(Idle), log), Err(SetupError::Log(_))));
+    let log = vec![(Height(5), Record::Silent)];
+    assert!(matches!(Machine::recover(setup(), Box::new(Idle), log), Err(SetupError::Log(_))));
+    let stranger = Setup { key: key(9), ..setup() };
+    assert!(matches!(Machine::recover(stranger, Box::new(Idle), Vec::new()), Err(SetupError::NotAMember(_))));
+}
