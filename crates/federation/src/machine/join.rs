@@ -52,35 +52,25 @@ impl Machine {
             if message.member() != Some(self.me) || height.0 >= self.heights {
                 continue;
             }
-            let kind = match &message {
-                Message::Header(_) => Kind::Ballot,
-                Message::Holdings(_) => Kind::Holdings,
-                Message::Result(_) => Kind::Result,
-                Message::Proposed(_) | Message::Unfounded(_) => Kind::Proposal,
-                Message::Prevote(_) => Kind::Prevote,
-                Message::Precommit(_) => Kind::Precommit,
-                Message::Settled(_) | Message::Evidence(_) => continue,
-            };
-            if self.state_mut(height).store.has_seen(bytes) {
-                continue;
+            if !self.state_mut(height).store.has_seen(bytes) {
+                self.put(height, message, bytes, false);
             }
-            let known = !matches!(self.state_mut(height).store.add(message), super::Added::New);
-            self.state_mut(height).store.note_seen(bytes);
-            if known {
-                continue;
-            }
-            self.append(height, Record::Said(bytes.clone()));
-            if matches!(kind, Kind::Proposal | Kind::Prevote | Kind::Precommit) && !self.state_mut(height).silent {
-                self.state_mut(height).silent = true;
-                self.state_mut(height).agreement = None;
-                self.append(height, Record::Silent);
-            }
-            self.tell(Event::Adopted { height, kind });
         }
         if from != self.me {
             self.recalled.insert(from);
         }
         Ok(())
+    }
+
+    /// Takes note of a statement of ours that our log does not have, whichever way it came here.
+    pub(super) fn adopt(&mut self, height: Height, kind: Kind, bytes: &[u8]) {
+        self.append(height, Record::Said(bytes.to_vec()));
+        if matches!(kind, Kind::Proposal | Kind::Prevote | Kind::Precommit) && !self.state_mut(height).silent {
+            self.state_mut(height).silent = true;
+            self.state_mut(height).agreement = None;
+            self.append(height, Record::Silent);
+        }
+        self.tell(Event::Adopted { height, kind });
     }
 
     /// Joins when a quorum has answered, this member included.

@@ -10,6 +10,7 @@ use crate::ids::{Height, MemberIndex};
 use crate::proposed::{Proposed, ProposedError, ReceivedProposed, ReceivedSettled, Settled, SettledError, Unfounded};
 use crate::result::MaskResult;
 use crate::round::Round;
+use crate::signing::Kind;
 use crate::statement::{Received, SignatureChecked, Statement, StatementError};
 use crate::vote::{Precommit, Prevote};
 use crate::wire::{self, Content, WireError};
@@ -144,6 +145,19 @@ impl Message {
         }
     }
 
+    /// What kind of statement it is; none for what many signed.
+    pub(crate) fn kind(&self) -> Option<Kind> {
+        Some(match self {
+            Self::Header(_) => Kind::Ballot,
+            Self::Holdings(_) => Kind::Holdings,
+            Self::Proposed(_) | Self::Unfounded(_) => Kind::Proposal,
+            Self::Prevote(_) => Kind::Prevote,
+            Self::Precommit(_) => Kind::Precommit,
+            Self::Result(_) => Kind::Result,
+            Self::Settled(_) | Self::Evidence(_) => return None,
+        })
+    }
+
     /// Who signed it; nobody in particular for what many signed.
     pub(crate) fn member(&self) -> Option<MemberIndex> {
         Some(match self {
@@ -184,6 +198,12 @@ pub enum Question {
     },
     /// Everything that the asker itself signed in this round.
     Mine,
+    /// As [`Question::News`], of the last height, from a member whose part of the round is over: it needs nobody any
+    /// more.
+    Finished {
+        /// What the asker knows of the last height.
+        known: Vec<ShortId>,
+    },
 }
 
 impl Question {

@@ -248,21 +248,25 @@ impl Machine {
         let view =
             self.state(height).and_then(|state| state.agreement.as_ref()).map_or(0, |agreement| agreement.view());
         let messages = self.state(height).map(|state| state.store.messages(view.saturating_sub(1))).unwrap_or_default();
-        Question::News { height, known: messages.iter().take(MAX_KNOWN).map(|bytes| short_id(bytes)).collect() }
+        let known = messages.iter().take(MAX_KNOWN).map(|bytes| short_id(bytes)).collect();
+        if self.is_over() { Question::Finished { known } } else { Question::News { height, known } }
     }
 
     /// What to answer a member that asks.
     pub fn answer(&self, from: MemberIndex, question: &Question) -> Vec<Vec<u8>> {
+        let last = Height(self.heights.saturating_sub(1));
+        let news = |height: Height, known: &[ShortId]| {
+            let known: BTreeSet<&ShortId> = known.iter().collect();
+            let Some(state) = self.state(height) else { return Vec::new() };
+            let view = state.agreement.as_ref().map_or(0, |agreement| agreement.view());
+            let mut messages = state.store.messages(view.saturating_sub(1));
+            messages.retain(|bytes| !known.contains(&short_id(bytes)));
+            messages
+        };
         let messages = match question {
             Question::Mine => self.states.values().flat_map(|state| state.store.messages_of(from)).collect(),
-            Question::News { height, known } => {
-                let known: BTreeSet<&ShortId> = known.iter().collect();
-                let Some(state) = self.state(*height) else { return Vec::new() };
-                let view = state.agreement.as_ref().map_or(0, |agreement| agreement.view());
-                let mut messages = state.store.messages(view.saturating_sub(1));
-                messages.retain(|bytes| !known.contains(&short_id(bytes)));
-                messages
-            }
+            Question::News { height, known } => news(*height, known),
+            Question::Finished { known } => news(last, known),
         };
         let mut room = MAX_ANSWER_BYTES - ANSWER_MARGIN_BYTES;
         let fits = |bytes: &Vec<u8>| match room.checked_sub(bytes.len().saturating_add(8)) {
@@ -463,6 +467,7 @@ impl Machine {
     /// Stores a message and what follows at once from it; `ours` if it is written down already.
     fn put(&mut self, height: Height, message: Message, bytes: &[u8], recorded: bool) -> Verdict {
         let (member, me) = (message.member(), self.me);
+        let ours = if member == Some(me) { message.kind() } else { None };
         let vote = matches!(message, Message::Prevote(_) | Message::Precommit(_));
         let header = if let Message::Header(header) = &message { Some(header.clone()) } else { None };
         let state = self.state_mut(height);
@@ -471,8 +476,10 @@ impl Machine {
         match added {
             Added::Known => Verdict::Known,
             Added::New => {
-                // votes that matter are in the journal of the agreement
-                if !recorded && !vote {
+                if let Some(kind) = ours.filter(|_| !recorded) {
+                    self.adopt(height, kind, bytes);
+                } else if !recorded && !vote {
+                    // votes of others that matter are in the journal of the agreement
                     self.append(height, Record::Heard(bytes.to_vec()));
                 }
                 if let Some(header) = header {

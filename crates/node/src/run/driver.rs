@@ -89,6 +89,8 @@ pub(super) struct Driver<'a> {
     told_masks: u32,
     seconds: BTreeMap<String, f64>,
     finished: Option<(Outcome, Instant)>,
+    /// Members that have told that they need nobody any more.
+    finished_members: BTreeSet<MemberIndex>,
     concluded: Option<super::work::Conclusion>,
     failed: Option<NodeError>,
 }
@@ -120,6 +122,7 @@ impl<'a> Driver<'a> {
             told_masks: 0,
             seconds: BTreeMap::new(),
             finished: None,
+            finished_members: BTreeSet::new(),
             concluded: None,
             failed: None,
         }
@@ -138,12 +141,24 @@ impl<'a> Driver<'a> {
     }
 
     /// Runs until the round is over and others have had their answers, or until `stop`.
-    pub(super) async fn run(mut self, mut stop: tokio::sync::watch::Receiver<bool>) -> Result<Ending, NodeError> {
+    pub(super) async fn run(mut self, stop: tokio::sync::watch::Receiver<bool>) -> Result<Ending, NodeError> {
+        match self.turns(stop).await {
+            Ok(ending) => self.end(ending).await,
+            Err(error) => {
+                self.status(Some("failed"));
+                self.parts.network.shutdown().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Turn after turn, until it is known how this ends.
+    async fn turns(&mut self, mut stop: tokio::sync::watch::Receiver<bool>) -> Result<Ending, NodeError> {
         let Some(mut results) = self.results.take() else { return Ok(Ending::Stopped) };
         self.step(Input::Tick).await?;
         loop {
             if let Some(ending) = self.ending() {
-                return self.end(ending).await;
+                return Ok(ending);
             }
             let wake = self.next_wake();
             tokio::select! {
@@ -154,14 +169,11 @@ impl<'a> Driver<'a> {
                 Some(done) = results.recv() => self.done(done).await?,
                 () = tokio::time::sleep_until(wake.into()) => {}
                 _ = stop.changed() => {
-                    let ending = self.finished.map_or(Ending::Stopped, |(outcome, _)| ending_of(outcome));
-                    return self.end(ending).await;
+                    return Ok(self.finished.map_or(Ending::Stopped, |(outcome, _)| ending_of(outcome)));
                 }
             }
             self.regular().await?;
             if let Some(error) = self.failed.take() {
-                self.status(Some("failed"));
-                self.parts.network.shutdown().await;
                 return Err(error);
             }
         }
@@ -436,6 +448,9 @@ impl<'a> Driver<'a> {
             NetworkEvent::Asked { from, bytes, answer } => {
                 // a question that cannot be read is refused by dropping its token
                 if let Ok(question) = Question::decode(&bytes) {
+                    if matches!(question, Question::Finished { .. }) {
+                        self.finished_members.insert(from);
+                    }
                     let messages = self.parts.machine.answer(from, &question);
                     self.parts.network.answer(answer, encode_answer(&messages)).await?;
                 }
@@ -615,14 +630,16 @@ impl<'a> Driver<'a> {
         };
         self.status(None);
         self.say(&event);
+        // all are told that we need nobody any more
+        for member in self.connected.clone() {
+            self.ask_member(member);
+        }
     }
 
     /// Whether nothing is left to do.
     fn ending(&self) -> Option<Ending> {
         let (outcome, since) = self.finished?;
-        let machine = &self.parts.machine;
-        let last = Height(machine.heights().saturating_sub(1));
-        let everybody = machine.results(last) == self.parts.names.len();
+        let everybody = self.finished_members.len().saturating_add(1) >= self.parts.names.len();
         let over = since.elapsed() >= self.parts.config.linger || (everybody && since.elapsed() >= GRACE);
         over.then_some(ending_of(outcome))
     }
