@@ -4,14 +4,16 @@
 //! threads or in other processes and come back as [`Work`]. The log is written here, in order, since what
 //! leaves must have been written before.
 
+mod arrivals;
+mod asking;
+mod ending;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use fedprune_federation::machine::{
-    Effect, Input, Machine, Outcome, Question, Record, Verdict, decode_answer, encode_answer,
-};
+use fedprune_federation::machine::{Effect, Input, Machine, Outcome, Record};
 use fedprune_federation::round::Strategy;
 use fedprune_federation::wire::{self, Content};
 use fedprune_federation::{Height, MemberIndex};
@@ -19,16 +21,14 @@ use fedprune_mask::Digest;
 use tokio::sync::mpsc;
 
 use super::catalogue::Catalogue;
-use super::child::{Announced, Contributor, contribute_arguments};
-use super::conclude::{ConcludeInputs, conclude};
-use super::config::{FailPoint, GRACE, NodeConfig, STATUS_INTERVAL, SYNC_INTERVAL, SYNC_PATIENCE, die};
+use super::child::{Contributor, contribute_arguments};
+use super::config::{FailPoint, NodeConfig, STATUS_INTERVAL, SYNC_INTERVAL, die};
 use super::error::NodeError;
 use super::events::NodeEvent;
 use super::fetch::Fetching;
-use super::model::{RoundModel, chain};
-use super::status::Status;
+use super::model::RoundModel;
 use super::work::Work;
-use crate::network::{Acceptance, ChunkAnswer, Events, Network, NetworkEvent, limits::INSTANCE_PATIENCE};
+use crate::network::{Events, Network};
 use crate::storage::blobs::BlobStore;
 use crate::storage::home::RoundFolder;
 use crate::storage::wal::Wal;
@@ -374,343 +374,9 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Asks members that are connected for what this one signed.
-    fn recall(&mut self) {
-        if !self.wants_recall || self.parts.machine.has_joined() {
-            return;
-        }
-        for member in self.connected.iter().copied() {
-            if !self.recalled.insert(member) {
-                continue;
-            }
-            let (network, work) = (self.parts.network.clone(), self.work.clone());
-            tokio::spawn(async move {
-                let result = network.ask(member, Question::Mine.encode()).await;
-                let _ = work.send(Work::Recalled { from: member, result }).await;
-            });
-        }
-    }
-
-    /// Asks one member for what this one may have missed.
-    fn ask_for_news(&mut self) {
-        self.asking.retain(|_, since| since.elapsed() < SYNC_PATIENCE);
-        let free: Vec<MemberIndex> =
-            self.connected.iter().copied().filter(|member| !self.asking.contains_key(member)).collect();
-        if free.is_empty() {
-            return;
-        }
-        let member = free.get(self.next_peer % free.len()).copied();
-        self.next_peer = self.next_peer.wrapping_add(1);
-        if let Some(member) = member {
-            self.ask_member(member);
-        }
-    }
-
-    fn ask_member(&mut self, member: MemberIndex) {
-        self.asking.insert(member, Instant::now());
-        let question = self.parts.machine.question().encode();
-        let (network, work) = (self.parts.network.clone(), self.work.clone());
-        tokio::spawn(async move {
-            let result = network.ask(member, question).await;
-            let _ = work.send(Work::News { from: member, result }).await;
-        });
-    }
-
-    /// Takes what a member answered; asks it again at once if that moved us to another height.
-    async fn news(&mut self, from: MemberIndex, bytes: &[u8]) -> Result<(), NodeError> {
-        let Ok(messages) = decode_answer(bytes) else { return Ok(()) };
-        let before = self.parts.machine.current();
-        for message in &messages {
-            let now_ms = self.now_ms();
-            let (_, effects) = self.parts.machine.receive(now_ms, message);
-            self.carry_out(effects).await?;
-        }
-        if self.parts.machine.current() != before && !self.asking.contains_key(&from) && self.connected.contains(&from)
-        {
-            self.ask_member(from);
-        }
-        Ok(())
-    }
-
-    async fn network(&mut self, event: NetworkEvent) -> Result<(), NodeError> {
-        match event {
-            NetworkEvent::Gossip { from: _, bytes, verdict } => {
-                let now_ms = self.now_ms();
-                let (found, effects) = self.parts.machine.receive(now_ms, &bytes);
-                let acceptance = match found {
-                    Verdict::New => Acceptance::Accept,
-                    Verdict::Known | Verdict::Later => Acceptance::Ignore,
-                    Verdict::Bad(_) => Acceptance::Reject,
-                };
-                self.parts.network.report(verdict, acceptance).await?;
-                self.carry_out(effects).await?;
-            }
-            NetworkEvent::Asked { from, bytes, answer } => {
-                // a question that cannot be read is refused by dropping its token
-                if let Ok(question) = Question::decode(&bytes) {
-                    if matches!(question, Question::Finished { .. }) {
-                        self.finished_members.insert(from);
-                    }
-                    let messages = self.parts.machine.answer(from, &question);
-                    self.parts.network.answer(answer, encode_answer(&messages)).await?;
-                }
-            }
-            NetworkEvent::ChunkAsked { from: _, body, chunk, answer } => {
-                let (network, blobs) = (self.parts.network.clone(), Arc::clone(&self.parts.blobs));
-                tokio::spawn(async move {
-                    let read = tokio::task::spawn_blocking(move || blobs.encode_chunk(&body, chunk)).await;
-                    let found = match read {
-                        Ok(Ok(Some(bytes))) => ChunkAnswer::Here(bytes),
-                        Ok(Ok(None) | Err(_)) => ChunkAnswer::NotHeld,
-                        Err(_) => ChunkAnswer::Busy,
-                    };
-                    let _ = network.answer_chunk(answer, found).await;
-                });
-            }
-            NetworkEvent::Listening { address } => {
-                self.addresses.insert(address.to_string());
-                let addresses = self.addresses.iter().cloned().collect();
-                self.say(&NodeEvent::Listening { addresses });
-            }
-            NetworkEvent::NotListening { address, why } => {
-                self.addresses.remove(&address.to_string());
-                if let Some(why) = why {
-                    self.say(&NodeEvent::Warning { text: format!("no longer listening on {address}: {why}") });
-                }
-            }
-            NetworkEvent::Reachable { address } => {
-                self.say(&NodeEvent::Listening { addresses: vec![address.to_string()] });
-            }
-            NetworkEvent::Connected { member } => {
-                self.connected.insert(member);
-                self.say(&NodeEvent::Connected { member: self.name(member) });
-                self.fetching.connected(member, true);
-                self.recall();
-                self.ask_member(member);
-            }
-            NetworkEvent::Disconnected { member } => {
-                self.connected.remove(&member);
-                self.recalled.remove(&member);
-                self.asking.remove(&member);
-                self.fetching.connected(member, false);
-                self.say(&NodeEvent::Disconnected { member: self.name(member) });
-            }
-            NetworkEvent::Mismatch { member, differences } => {
-                let differences = differences.iter().map(ToString::to_string).collect();
-                self.say(&NodeEvent::Mismatch { member: self.name(member), differences });
-            }
-            NetworkEvent::GreetingFailed { member, why } => {
-                let text = format!("no greetings could be exchanged with `{}`: {why}", self.name(member));
-                self.say(&NodeEvent::Warning { text });
-            }
-            NetworkEvent::AnotherInstance { seen_by, refused_for } => {
-                self.say(&NodeEvent::AnotherInstance { seen_by: self.name(seen_by) });
-                if refused_for >= INSTANCE_PATIENCE {
-                    self.failed = Some(NodeError::AnotherInstance { seconds: refused_for.as_secs() });
-                }
-            }
-            NetworkEvent::SecondInstance { member } => {
-                let text = format!("a second process with the key of `{}` was refused", self.name(member));
-                self.say(&NodeEvent::Warning { text });
-            }
-            NetworkEvent::Refused { peer_id, why } => {
-                self.say(&NodeEvent::Refused { peer: peer_id.to_string(), why });
-            }
-        }
-        Ok(())
-    }
-
-    async fn done(&mut self, done: Work) -> Result<(), NodeError> {
-        match done {
-            Work::Imported { height, result } => {
-                let (body, body_bytes) = result?;
-                self.fail_here(FailPoint::BallotStored);
-                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                let claimed_unix_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-                self.step(Input::Contributed { height, body, body_bytes, claimed_unix_ms }).await?;
-            }
-            Work::Validated { height, member, body, result } => match result? {
-                Ok(valid) => self.step(Input::Valid(valid)).await?,
-                Err(why) => self.step(Input::Invalid { height, member, body, why }).await?,
-            },
-            Work::Tallied { height, set, result } => {
-                let mask_root = result?;
-                self.step(Input::Tallied { height, set, mask_root }).await?;
-            }
-            Work::Recalled { from, result } => match result.ok().and_then(|bytes| decode_answer(&bytes).ok()) {
-                Some(messages) => self.step(Input::Recalled { from, messages }).await?,
-                None => {
-                    self.recalled.remove(&from); // asked again with the next round of questions
-                }
-            },
-            Work::News { from, result } => {
-                self.asking.remove(&from);
-                if let Ok(bytes) = result {
-                    self.news(from, &bytes).await?;
-                }
-            }
-            Work::Chunk { request, result } => {
-                let now_ms = self.now_ms();
-                self.fetching.arrived(request, result, now_ms);
-            }
-            Work::Accepted { request, result } => {
-                let now_ms = self.now_ms();
-                if let Some(text) = self.fetching.accepted(request, result, now_ms)? {
-                    self.say(&NodeEvent::Warning { text });
-                }
-                if self.fetching.is_half_here(&request) {
-                    self.fail_here(FailPoint::MidDownload);
-                }
-            }
-            Work::Complete { body, result } => {
-                result?;
-                for height in self.fetching.complete(body) {
-                    self.step(Input::Stored { height, body }).await?;
-                }
-            }
-            Work::Announced(Announced { height, ballot }) => {
-                if self.computing == Some(Height(height)) && self.parts.machine.current() == Height(height) {
-                    self.import(Height(height), ballot);
-                } else {
-                    self.announced.insert(height, ballot);
-                }
-            }
-            Work::ContributorEnded(why) => {
-                self.contributor = None;
-                if let Some(why) = why {
-                    self.contributor_failed = Some(why.clone());
-                    if let Some(height) = self.computing {
-                        self.step(Input::Abstained { height, why }).await?;
-                    }
-                }
-            }
-            Work::Concluded(result) => {
-                self.concluded = Some(result?);
-                self.step(Input::Concluded).await?;
-            }
-        }
-        Ok(())
-    }
-
     fn fail_here(&self, point: FailPoint) {
         if self.parts.config.fail_at == Some(point) {
             die();
-        }
-    }
-
-    fn conclude(&mut self, outcome: Outcome) {
-        let traffic = self.parts.network.traffic();
-        let (sent, received) =
-            (self.parts.earlier.0 + traffic.sent_bytes, self.parts.earlier.1 + traffic.received_bytes);
-        let inputs = ConcludeInputs::gather(&self.parts, outcome, self.seconds.clone(), (sent, received));
-        let work = self.work.clone();
-        tokio::spawn(async move {
-            let result = conclude(inputs).await;
-            let _ = work.send(Work::Concluded(result)).await;
-        });
-    }
-
-    fn finish(&mut self, outcome: Outcome) {
-        if self.finished.is_some() {
-            return;
-        }
-        self.finished = Some((outcome, Instant::now()));
-        self.contributor = None;
-        let traffic = self.parts.network.traffic();
-        let conclusion = self.concluded.clone();
-        let event = NodeEvent::Finished {
-            outcome: if outcome == Outcome::Agreed { "agreed" } else { "abandoned" },
-            mask_root: conclusion.as_ref().and_then(|conclusion| conclusion.mask_root),
-            transcript: conclusion.as_ref().map(|conclusion| conclusion.transcript.clone()).unwrap_or_default(),
-            pruned: conclusion.and_then(|conclusion| conclusion.pruned),
-            sent_bytes: self.parts.earlier.0 + traffic.sent_bytes,
-            received_bytes: self.parts.earlier.1 + traffic.received_bytes,
-            seconds: self.started.elapsed().as_secs_f64(),
-            peak_memory_bytes: peak_memory_bytes(),
-        };
-        self.status(None);
-        self.say(&event);
-        // all are told that we need nobody any more
-        for member in self.connected.clone() {
-            self.ask_member(member);
-        }
-    }
-
-    /// Whether nothing is left to do.
-    fn ending(&self) -> Option<Ending> {
-        let (outcome, since) = self.finished?;
-        let everybody = self.finished_members.len().saturating_add(1) >= self.parts.names.len();
-        let over = since.elapsed() >= self.parts.config.linger || (everybody && since.elapsed() >= GRACE);
-        over.then_some(ending_of(outcome))
-    }
-
-    async fn end(mut self, ending: Ending) -> Result<Ending, NodeError> {
-        self.contributor = None;
-        tokio::task::block_in_place(|| self.parts.wal.sync())?;
-        self.refresh_transcript();
-        self.status(Some(if ending == Ending::Stopped { "stopped" } else { self.phase() }));
-        self.parts.network.shutdown().await;
-        self.write_catalogue();
-        self.parts.catalogue.close();
-        Ok(ending)
-    }
-
-    /// Adds to the transcript what arrived after it was written: late results above all.
-    fn refresh_transcript(&mut self) {
-        let Some(conclusion) = &self.concluded else { return };
-        let traffic = self.parts.network.traffic();
-        let totals = (self.parts.earlier.0 + traffic.sent_bytes, self.parts.earlier.1 + traffic.received_bytes);
-        let outcome = self.finished.map_or(Outcome::Agreed, |(outcome, _)| outcome);
-        let inputs = ConcludeInputs::gather(&self.parts, outcome, self.seconds.clone(), totals);
-        let folder = conclusion.transcript.clone();
-        if let Err(error) = tokio::task::block_in_place(|| inputs.write_transcript(&folder)) {
-            self.say(&NodeEvent::Warning { text: format!("the transcript was not completed: {}", chain(&error)) });
-        }
-    }
-
-    fn write_catalogue(&mut self) {
-        let traffic = self.parts.network.traffic();
-        let totals = (traffic.sent_bytes, traffic.received_bytes);
-        let Parts { catalogue, machine, blobs, .. } = &mut self.parts;
-        if let Some(text) = tokio::task::block_in_place(|| catalogue.write(totals, machine, blobs)) {
-            self.say(&NodeEvent::Warning { text });
-        }
-    }
-
-    /// Writes `status.json`; `ended` is how this process ends, if it does.
-    fn status(&mut self, ended: Option<&'static str>) {
-        let traffic = self.parts.network.traffic();
-        let totals = (self.parts.earlier.0 + traffic.sent_bytes, self.parts.earlier.1 + traffic.received_bytes);
-        let connected: Vec<String> = self.connected.iter().map(|member| self.name(*member)).collect();
-        let status = Status {
-            member: self.parts.name.clone(),
-            round: self.parts.model.round.id().0,
-            running: ended.is_none(),
-            phase: ended.unwrap_or_else(|| self.phase()).to_owned(),
-            height: self.parts.machine.current().0,
-            heights: self.parts.machine.heights(),
-            connected,
-            members: self.parts.names.len(),
-            addresses: self.addresses.iter().cloned().collect(),
-            sent_bytes: totals.0,
-            received_bytes: totals.1,
-            seconds: self.started.elapsed().as_secs_f64(),
-            mask_root: self.concluded.as_ref().and_then(|conclusion| conclusion.mask_root),
-            transcript: self.concluded.as_ref().map(|conclusion| conclusion.transcript.clone()),
-            pruned: self.concluded.as_ref().and_then(|conclusion| conclusion.pruned.clone()),
-        };
-        // the node does not depend on it
-        let _ = status.write(&self.parts.folder.status());
-    }
-
-    fn phase(&self) -> &'static str {
-        let machine = &self.parts.machine;
-        match self.finished {
-            Some((Outcome::Agreed, _)) => "agreed",
-            Some((Outcome::Abandoned(_), _)) => "abandoned",
-            None if !machine.has_joined() => "joining",
-            None if machine.current().0 >= machine.heights() => "writing the pruned model",
-            None => machine.stage(),
         }
     }
 }
@@ -746,11 +412,4 @@ pub(super) fn sets_of(machine: &Machine) -> Vec<(Height, Digest, Vec<(MemberInde
     let heights = (0..machine.heights()).map(Height);
     let known = heights.filter_map(|height| machine.ballots(height).map(|ballots| (height, ballots)));
     known.map(|(height, ballots)| (height, fedprune_federation::machine::set_digest(&ballots), ballots)).collect()
-}
-
-/// The most memory that this process had: `VmHWM` where there is `/proc`.
-fn peak_memory_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
