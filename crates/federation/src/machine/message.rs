@@ -16,7 +16,7 @@ use crate::vote::{Precommit, Prevote};
 use crate::wire::{self, Content, WireError};
 
 /// Most messages of which a member says that it knows them.
-pub const MAX_KNOWN: usize = 1 << 15;
+pub const MAX_KNOWN: usize = 1 << 14;
 
 /// A message whose signatures were checked.
 #[derive(Debug)]
