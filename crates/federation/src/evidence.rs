@@ -143,6 +143,15 @@ impl Evidence {
         }
     }
 
+    /// The two prevotes, if it is of prevotes.
+    pub fn prevotes(&self) -> impl Iterator<Item = &SignatureChecked<Prevote>> {
+        let pair = match self {
+            Evidence::Prevote(pair) => Some(pair.statements()),
+            _ => None,
+        };
+        pair.into_iter().flatten()
+    }
+
     /// Evidence as it travels and is stored.
     pub fn encode(&self) -> Vec<u8> {
         let place = self.slot().place;

@@ -39,7 +39,7 @@ impl Machine {
             }
         }
         let others = |member: MemberIndex| member != me;
-        inputs.extend(store.prevotes.values().filter(|vote| others(vote.member())).cloned().map(Input::Prevote));
+        inputs.extend(store.all_prevotes().filter(|vote| others(vote.member())).cloned().map(Input::Prevote));
         inputs.extend(store.precommits.values().filter(|vote| others(vote.member())).cloned().map(Input::Precommit));
         for input in inputs {
             self.agree(now_ms, input)?;

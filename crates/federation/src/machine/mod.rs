@@ -369,8 +369,8 @@ impl Machine {
     }
 
     fn state_mut(&mut self, height: Height) -> &mut HeightState {
-        let members = self.setup.consortium.members().len();
-        self.states.entry(height.0).or_insert_with(|| HeightState::new(members))
+        let quorum = self.quorum();
+        self.states.entry(height.0).or_insert_with(|| HeightState::new(quorum))
     }
 
     fn take(&mut self, now_ms: u64, input: Input) -> Result<(), MachineError> {
@@ -470,12 +470,23 @@ impl Machine {
         let ours = if member == Some(me) { message.kind() } else { None };
         let vote = matches!(message, Message::Prevote(_) | Message::Precommit(_));
         let header = if let Message::Header(header) = &message { Some(header.clone()) } else { None };
+        let equivocated = match &message {
+            Message::Evidence(evidence) => evidence.prevotes().cloned().collect(),
+            _ => Vec::<SignatureChecked<crate::Prevote>>::new(),
+        };
         let state = self.state_mut(height);
-        state.store.note_seen(bytes);
         let added = state.store.add(message);
+        if !matches!(added, Added::Excess) {
+            state.store.note_seen(bytes);
+        }
         match added {
-            Added::Known => Verdict::Known,
+            Added::Known | Added::Excess => Verdict::Known,
             Added::New => {
+                for prevote in equivocated.into_iter().filter(|prevote| prevote.member() != me) {
+                    let (member, bytes) = (prevote.member(), prevote.encode());
+                    self.state_mut(height).store.add(Message::Prevote(prevote));
+                    self.queue_for_agreement(height, member, &bytes);
+                }
                 if let Some(kind) = ours.filter(|_| !recorded) {
                     self.adopt(height, kind, bytes);
                 } else if !recorded && !vote {
@@ -499,6 +510,10 @@ impl Machine {
                     self.publish(encoded);
                 }
                 self.tell(Event::Equivocation { height, member: slot.place.member, kind: slot.kind });
+                if slot.kind == Kind::Prevote {
+                    // a quorum may rest on it
+                    self.queue_for_agreement(height, slot.place.member, bytes);
+                }
                 Verdict::New
             }
         }
@@ -541,10 +556,10 @@ impl Machine {
 }
 
 impl HeightState {
-    fn new(members: usize) -> Self {
+    fn new(quorum: Quorum) -> Self {
         Self {
-            store: Store::new(),
-            held: vec![None; members],
+            store: Store::new(quorum),
+            held: vec![None; quorum.n()],
             valid: BTreeSet::new(),
             refused: BTreeSet::new(),
             journal: Vec::new(),

@@ -1,7 +1,9 @@
 //! What a member knows of one height: every statement once, and proof of those made twice.
 //!
-//! The first statement of a slot stays; a second one that conflicts is kept as evidence. How much is kept is
-//! bounded for each member, whatever it sends.
+//! The first statement of a slot stays; the first one that conflicts with it is kept as evidence. Beyond that, what
+//! an equivocator says is kept where others may rest on it, so that nobody is left behind who heard something else
+//! first: headers of ballots that somebody holds or proposes, and second prevotes. How much is kept is bounded for
+//! each member, whatever it sends.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +13,7 @@ use super::message::{Message, ShortId, short_id};
 use crate::ballot::BallotHeader;
 use crate::evidence::{Equivocation, Evidence};
 use crate::holdings::{Holdings, Reissue, reissue};
-use crate::ids::MemberIndex;
+use crate::ids::{MemberIndex, Quorum};
 use crate::proposed::{Proposed, Settled};
 use crate::result::MaskResult;
 use crate::signing::Kind;
@@ -30,13 +32,17 @@ pub(crate) enum Added {
     New,
     /// It was known, or says less than what is known.
     Known,
-    /// It conflicts with what is known, which stays.
+    /// It conflicts with what is known, which stays: the first proof against its member in this kind.
     Conflict(Box<Evidence>),
+    /// It conflicts with what is known, as others did before it, and nobody rests on it so far. To be looked at
+    /// again when it comes again.
+    Excess,
 }
 
 /// Everything of one height.
 #[derive(Debug)]
 pub(crate) struct Store {
+    quorum: Quorum,
     pub(crate) headers: BTreeMap<MemberIndex, Vec<SignatureChecked<BallotHeader>>>,
     pub(crate) holdings: BTreeMap<MemberIndex, SignatureChecked<Holdings>>,
     /// By view and member.
@@ -44,6 +50,8 @@ pub(crate) struct Store {
     /// Proposals that do not stand up, as they arrived.
     pub(crate) unfounded: BTreeMap<(u32, MemberIndex), (SignatureChecked<Proposal>, Vec<u8>)>,
     pub(crate) prevotes: BTreeMap<(MemberIndex, u32), SignatureChecked<Prevote>>,
+    /// Other prevotes of the same members in the same views: a quorum that others saw may rest on them.
+    second_prevotes: BTreeMap<(MemberIndex, u32), Vec<SignatureChecked<Prevote>>>,
     pub(crate) precommits: BTreeMap<(MemberIndex, u32), SignatureChecked<Precommit>>,
     pub(crate) results: BTreeMap<MemberIndex, SignatureChecked<MaskResult>>,
     pub(crate) settled: Option<Settled>,
@@ -56,13 +64,15 @@ pub(crate) struct Store {
 const MAX_SEEN: usize = 1 << 17;
 
 impl Store {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(quorum: Quorum) -> Self {
         Self {
+            quorum,
             headers: BTreeMap::new(),
             holdings: BTreeMap::new(),
             proposals: BTreeMap::new(),
             unfounded: BTreeMap::new(),
             prevotes: BTreeMap::new(),
+            second_prevotes: BTreeMap::new(),
             precommits: BTreeMap::new(),
             results: BTreeMap::new(),
             settled: None,
@@ -96,11 +106,7 @@ impl Store {
                 self.unfounded.insert(key, (unfounded.proposal, unfounded.bytes));
                 Added::New
             }
-            Message::Prevote(vote) => {
-                let key = (vote.member(), vote.content().view);
-                let added = add_vote(&mut self.prevotes, key, vote);
-                self.vote_evidence(added, Evidence::Prevote)
-            }
+            Message::Prevote(vote) => self.add_prevote(vote),
             Message::Precommit(vote) => {
                 let key = (vote.member(), vote.content().view);
                 let added = add_vote(&mut self.precommits, key, vote);
@@ -138,15 +144,74 @@ impl Store {
                 Added::New
             }
             Some(pair) => {
-                // the second header stays: if others hold that ballot, it may be the one that counts
-                if of_member.len() < 2 {
-                    of_member.push(header);
+                let (member, body) = (header.member(), header.content().body);
+                let another = of_member.iter().all(|known| known.content().body != body);
+                // the second stays, and that of any ballot that somebody holds: it may be the one that counts
+                let kept = of_member.len() < 2 || (another && self.is_relied_on(member, body));
+                if kept {
+                    self.headers.entry(member).or_default().push(header);
                 }
-                let evidence = Evidence::Ballot(pair);
-                self.evidence.entry((Kind::Ballot, evidence.slot().place.member)).or_insert_with(|| evidence.clone());
-                Added::Conflict(Box::new(evidence))
+                self.conflict(Evidence::Ballot(pair), kept)
             }
         }
+    }
+
+    /// Whether somebody says that it holds this ballot, or it is in a manifest: as many as there are members and
+    /// proposals that are kept, at most.
+    fn is_relied_on(&self, member: MemberIndex, body: Digest) -> bool {
+        let held = self.holdings.values().any(|statement| statement.content().of(member) == Some(body));
+        let proposed = self.proposals.values().map(|proposed| proposed.justified().decision());
+        let mut decisions = proposed.chain(self.settled.iter().map(Settled::decision));
+        held || decisions.any(|decision| {
+            let manifest = decision.ballots();
+            manifest.is_some_and(|manifest| manifest.ballots().get(member.as_usize()) == Some(&Some(body)))
+        })
+    }
+
+    fn add_prevote(&mut self, vote: SignatureChecked<Prevote>) -> Added {
+        let key = (vote.member(), vote.content().view);
+        let before = self.prevotes.get(&key).filter(|known| **known != vote);
+        let Some(pair) = before.and_then(|known| Equivocation::between(known, &vote)) else {
+            let added = add_vote(&mut self.prevotes, key, vote);
+            self.second_prevotes.retain(|key, _| self.prevotes.contains_key(key));
+            return self.vote_evidence(added, Evidence::Prevote);
+        };
+        if self.second_prevotes.get(&key).is_some_and(|others| others.contains(&vote)) {
+            return Added::Known;
+        }
+        // beyond the second, those that an honest member makes too
+        let kept = !self.second_prevotes.contains_key(&key) || self.support(key.1, &vote) >= self.quorum.one_honest();
+        if kept {
+            self.second_prevotes.entry(key).or_default().push(vote);
+        }
+        self.conflict(Evidence::Prevote(pair), kept)
+    }
+
+    /// How many others prevote the same in a view.
+    fn support(&self, view: u32, vote: &SignatureChecked<Prevote>) -> usize {
+        let same = |other: &SignatureChecked<Prevote>| other.content() == vote.content();
+        let of_view = self.prevotes.iter().filter(|((member, of), _)| *of == view && *member != vote.member());
+        of_view
+            .filter(|(key, first)| {
+                same(first) || self.second_prevotes.get(key).is_some_and(|others| others.iter().any(same))
+            })
+            .count()
+    }
+
+    /// Every prevote that is kept.
+    pub(crate) fn all_prevotes(&self) -> impl Iterator<Item = &SignatureChecked<Prevote>> {
+        self.prevotes.values().chain(self.second_prevotes.values().flatten())
+    }
+
+    /// What a statement is that conflicts with what is known, and may be kept beside it.
+    fn conflict(&mut self, evidence: Evidence, kept: bool) -> Added {
+        let slot = evidence.slot();
+        let key = (slot.kind, slot.place.member);
+        if self.evidence.contains_key(&key) {
+            return if kept { Added::New } else { Added::Excess };
+        }
+        self.evidence.insert(key, evidence.clone());
+        Added::Conflict(Box::new(evidence))
     }
 
     fn add_holdings(&mut self, statement: SignatureChecked<Holdings>) -> Added {
@@ -208,12 +273,11 @@ impl Store {
         match added {
             VoteAdded::New => Added::New,
             VoteAdded::Known => Added::Known,
-            VoteAdded::Conflict(pair) => {
-                let evidence = wrap(*pair);
-                let slot = evidence.slot();
-                self.evidence.entry((slot.kind, slot.place.member)).or_insert_with(|| evidence.clone());
-                Added::Conflict(Box::new(evidence))
-            }
+            VoteAdded::Conflict(pair) => match self.conflict(wrap(*pair), false) {
+                // nobody will ever rest on it
+                Added::Excess => Added::Known,
+                added => added,
+            },
         }
     }
 
@@ -236,9 +300,8 @@ impl Store {
         messages.extend(self.holdings.values().map(SignatureChecked::encode));
         messages.extend(self.results.values().map(SignatureChecked::encode));
         if self.settled.is_none() {
-            messages.extend(
-                self.prevotes.values().filter(|vote| vote.content().view >= view).map(SignatureChecked::encode),
-            );
+            messages
+                .extend(self.all_prevotes().filter(|vote| vote.content().view >= view).map(SignatureChecked::encode));
             messages.extend(
                 self.precommits.values().filter(|vote| vote.content().view >= view).map(SignatureChecked::encode),
             );
