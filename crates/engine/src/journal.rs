@@ -133,6 +133,15 @@ impl Entry {
         }
     }
 
+    /// The votes in it.
+    pub(crate) fn into_votes(self) -> Vec<Repeated> {
+        match self {
+            Entry::Vote(vote) => vec![vote],
+            Entry::Polka(prevotes) => prevotes.into_iter().map(Repeated::Prevote).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Reads an entry and checks all signatures in it.
     ///
     /// # Errors
@@ -300,7 +309,9 @@ impl<'a> Fields<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{World, value};
+    use crate::MalachiteEngine;
+    use crate::testing::{World, key, value};
+    use fedprune_federation::agreement::Engine;
     use proptest::prelude::*;
 
     fn entries(world: &World) -> Vec<Entry> {
@@ -336,6 +347,17 @@ mod tests {
             let bytes = entry.encode(world.owner(0));
             assert_eq!(Entry::decode(&bytes, world.owner(0)), Ok(entry));
         }
+    }
+
+    #[test]
+    fn votes_are_found_again() {
+        let world = World::new(4);
+        let journal: Vec<Vec<u8>> = entries(&world).iter().map(|entry| entry.encode(world.owner(0))).collect();
+        let engine = MalachiteEngine::new(world.consortium.clone(), &world.round, key(0)).unwrap();
+        let votes = engine.votes(world.height, &journal);
+        assert_eq!(votes.len(), 2 + 3);
+        assert_eq!(votes[..2], [world.prevote(3, 0, None), world.precommit(3, 0, Some("a"))]);
+        assert!(votes[2..].contains(&world.prevote(2, 1, Some("a"))));
     }
 
     #[test]

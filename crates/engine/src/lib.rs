@@ -52,11 +52,12 @@ mod testing;
 use std::fmt;
 use std::sync::Arc;
 
-use fedprune_federation::agreement::{Action, Agreement, AgreementError, Engine};
+use fedprune_federation::agreement::{Action, Agreement, AgreementError, Engine, Repeated};
 use fedprune_federation::{Height, Ratified, Round, SigningKey};
 
 use crate::agreement::MalachiteAgreement;
 use crate::effects::Seat;
+use crate::journal::{Entry, Owner};
 
 /// Makes the agreements of one member in one round.
 #[derive(Clone)]
@@ -121,5 +122,13 @@ impl Engine for MalachiteEngine {
     ) -> Result<(Box<dyn Agreement>, Vec<Action>), AgreementError> {
         let (agreement, actions) = MalachiteAgreement::resume(Arc::clone(&self.seat), height, journal, participate)?;
         Ok((Box::new(agreement), actions))
+    }
+
+    fn votes(&self, height: Height, journal: &[Vec<u8>]) -> Vec<Repeated> {
+        let Seat { consortium, round, member, .. } = &*self.seat;
+        let owner = Owner { consortium, round: *round, height, member: *member };
+        // a damaged entry is for `resume` to complain about
+        let entries = journal.iter().filter_map(|bytes| Entry::decode(bytes, owner).ok());
+        entries.flat_map(Entry::into_votes).collect()
     }
 }

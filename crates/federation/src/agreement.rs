@@ -30,6 +30,9 @@ pub trait Engine {
         journal: &[Vec<u8>],
         participate: bool,
     ) -> Result<(Box<dyn Agreement>, Vec<Action>), AgreementError>;
+
+    /// The votes in a journal, of whomever: what others ask for who have lost theirs.
+    fn votes(&self, height: Height, journal: &[Vec<u8>]) -> Vec<Repeated>;
 }
 
 /// The agreement on one height.

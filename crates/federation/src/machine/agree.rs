@@ -1,10 +1,12 @@
 //! Between a height and the engine that carries out its agreement: what is proposed, what may be agreed on,
 //! and what becomes of the engine's actions.
 
+use std::collections::BTreeSet;
+
 use fedprune_mask::Digest;
 
 use super::flow::set_digest;
-use super::message::Message;
+use super::message::{Message, ShortId, short_id};
 use super::{Clock, Effect, Event, Machine, MachineError, Record};
 use crate::agreement::{Action, Input, Repeated, TimerKind};
 use crate::certificate::Certificate;
@@ -17,6 +19,13 @@ use crate::signing::Kind;
 use crate::statement::SignatureChecked;
 use crate::vote::Proposal;
 
+fn encoded(vote: &Repeated) -> Vec<u8> {
+    match vote {
+        Repeated::Prevote(vote) => vote.encode(),
+        Repeated::Precommit(vote) => vote.encode(),
+    }
+}
+
 impl Machine {
     /// Starts the agreement on the current height, with what is known of it.
     pub(super) fn start_agreement(&mut self, now_ms: u64) -> Result<(), MachineError> {
@@ -26,6 +35,8 @@ impl Machine {
         let (agreement, actions) = self.engine.resume(height, &journal, participate)?;
         self.state_mut(height).agreement = Some(agreement);
         self.act(now_ms, height, actions)?;
+        let recorded: BTreeSet<ShortId> =
+            self.engine.votes(height, &journal).iter().map(|vote| short_id(&encoded(vote))).collect();
         let (me, mut inputs) = (self.me, Vec::new());
         let store = &self.state_mut(height).store;
         for ((_, member), proposed) in &store.proposals {
@@ -38,9 +49,12 @@ impl Machine {
                 inputs.push(Input::Proposal(proposal.clone()));
             }
         }
-        let others = |member: MemberIndex| member != me;
-        inputs.extend(store.all_prevotes().filter(|vote| others(vote.member())).cloned().map(Input::Prevote));
-        inputs.extend(store.precommits.values().filter(|vote| others(vote.member())).cloned().map(Input::Precommit));
+        // those in the journal were taken from it
+        let fresh = |member: MemberIndex, bytes: &[u8]| member != me && !recorded.contains(&short_id(bytes));
+        let prevotes = store.all_prevotes().filter(|vote| fresh(vote.member(), &vote.encode()));
+        inputs.extend(prevotes.cloned().map(Input::Prevote));
+        let precommits = store.precommits.values().filter(|vote| fresh(vote.member(), &vote.encode()));
+        inputs.extend(precommits.cloned().map(Input::Precommit));
         for input in inputs {
             self.agree(now_ms, input)?;
         }
@@ -99,11 +113,7 @@ impl Machine {
                 }
                 Action::Repeat(votes) => {
                     for vote in votes {
-                        let bytes = match vote {
-                            Repeated::Prevote(vote) => vote.encode(),
-                            Repeated::Precommit(vote) => vote.encode(),
-                        };
-                        self.publish(bytes);
+                        self.publish(encoded(&vote));
                     }
                 }
                 Action::Want { view } => self.state_mut(height).wanted = Some(view),

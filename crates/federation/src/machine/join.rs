@@ -2,6 +2,7 @@
 
 use super::message::Message;
 use super::{Effect, Event, HeightState, Machine, MachineError, Phase, Record};
+use crate::agreement::Repeated;
 use crate::ids::{Height, MemberIndex};
 use crate::signing::Kind;
 
@@ -31,6 +32,7 @@ impl Machine {
                 Record::Abstained => self.state_mut(height).abstained = true,
             }
         }
+        self.remember_votes();
         // what the log tells was told before
         self.out.clear();
         self.unflushed = false;
@@ -41,6 +43,24 @@ impl Machine {
             self.phase = Phase::Running; // nothing is left to sign
         }
         Ok(())
+    }
+
+    /// Votes of others are only in the journals of agreements. They are answered with when others ask for their own:
+    /// when all have crashed, nobody else knows what a member voted whose disk is lost.
+    fn remember_votes(&mut self) {
+        for (height, state) in &mut self.states {
+            for vote in self.engine.votes(Height(*height), &state.journal) {
+                let (bytes, message) = match vote {
+                    Repeated::Prevote(vote) => (vote.encode(), Message::Prevote(vote)),
+                    Repeated::Precommit(vote) => (vote.encode(), Message::Precommit(vote)),
+                };
+                // ours are in the log as such
+                if message.member() != Some(self.me) && !state.store.has_seen(&bytes) {
+                    state.store.note_seen(&bytes);
+                    state.store.add(message);
+                }
+            }
+        }
     }
 
     /// Adopts what a member has of ours.

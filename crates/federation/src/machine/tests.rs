@@ -3,7 +3,7 @@ use fedprune_mask::ballot::Encodings;
 
 use super::message::{Message, claims};
 use super::*;
-use crate::agreement::{Action, AgreementError};
+use crate::agreement::{Action, AgreementError, Repeated};
 use crate::ballot::{BallotHeader, validate};
 use crate::holdings::Holdings;
 use crate::testing::{Weights, body, consortium_of, key, layout, round, vote};
@@ -16,6 +16,15 @@ struct Idle;
 impl Engine for Idle {
     fn resume(&self, _: Height, _: &[Vec<u8>], _: bool) -> Result<(Box<dyn Agreement>, Vec<Action>), AgreementError> {
         Ok((Box::new(IdleAgreement), Vec::new()))
+    }
+
+    /// Its journals, which it does not write, are prevotes.
+    fn votes(&self, _: Height, journal: &[Vec<u8>]) -> Vec<Repeated> {
+        let consortium = consortium_of(4);
+        let round = round(consortium.consortium()).id();
+        let read =
+            |bytes: &Vec<u8>| crate::Received::<Prevote>::decode(bytes).unwrap().check(&consortium, round).unwrap();
+        journal.iter().map(|bytes| Repeated::Prevote(read(bytes))).collect()
     }
 }
 
@@ -76,6 +85,36 @@ fn check_order(effects: &[Effect]) {
         }
     }
     assert!(appended.is_empty(), "what was appended is flushed at the end");
+}
+
+#[test]
+fn statements_of_ours_that_arrive_as_news_are_adopted_too() {
+    let mut machine = machine_of(0, Vec::new());
+    let _ = machine.step(0, Input::Tick);
+    let prevote = signed(Prevote { view: 0, value: None }, 0).encode();
+    let (verdict, effects) = machine.receive(0, &prevote);
+    assert!(matches!(verdict, Verdict::New));
+    check_order(&effects);
+    assert_eq!(tells(&effects), [&Event::Adopted { height: Height(0), kind: Kind::Prevote }]);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Append(_, Record::Said(bytes)) if *bytes == prevote)));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Append(_, Record::Silent))));
+    // the answer to our question says nothing new
+    let effects = machine.step(1, Input::Recalled { from: MemberIndex(1), messages: vec![prevote] });
+    assert!(effects.is_empty(), "{effects:?}");
+    // what we say ourselves is not adopted when it comes back
+    let mut machine = joined(0);
+    let input = Input::Contributed { height: Height(0), body: Digest::of(b"a"), body_bytes: 9, claimed_unix_ms: 1 };
+    let effects = machine.step(2, input);
+    let said = effects.iter().find_map(|effect| if let Effect::Publish(bytes) = effect { Some(bytes) } else { None });
+    let (verdict, effects) = machine.receive(3, said.unwrap());
+    assert!(matches!(verdict, Verdict::Known) && effects.is_empty());
+}
+
+#[test]
+fn votes_of_others_are_remembered_across_a_crash() {
+    let theirs = signed(Prevote { view: 0, value: None }, 1).encode();
+    let machine = machine_of(0, vec![(Height(0), Record::Journal(theirs.clone()))]);
+    assert_eq!(machine.answer(MemberIndex(1), &Question::Mine), [theirs]);
 }
 
 #[test]
@@ -290,4 +329,110 @@ fn logs_of_other_rounds_are_refused() {
     assert!(matches!(Machine::recover(setup(), Box::new(Idle), log), Err(SetupError::Log(_))));
     let stranger = Setup { key: key(9), ..setup() };
     assert!(matches!(Machine::recover(stranger, Box::new(Idle), Vec::new()), Err(SetupError::NotAMember(_))));
+}
+
+/// A liar shows two ballots to one member and a third to all others, who hold it: it may count, so its header stays.
+#[test]
+fn the_header_of_a_ballot_that_others_hold_is_kept_whatever_came_before() {
+    let mut machine = joined(0);
+    for text in ["a", "b"] {
+        assert!(matches!(machine.receive(5, &signed(header(text), 2).encode()).0, Verdict::New));
+    }
+    let third = signed(header("c"), 2);
+    let headers = |machine: &Machine| machine.known(Height(0)).unwrap().headers().count();
+    let (verdict, effects) = machine.receive(6, &third.encode());
+    assert!(matches!(verdict, Verdict::Known) && effects.is_empty(), "nobody holds it: {effects:?}");
+    assert_eq!(headers(&machine), 2);
+    let holds = Holdings::from_digests(vec![None, None, Some(third.content().body), None]);
+    let _ = machine.receive(7, &signed(holds, 1).encode());
+    let (verdict, effects) = machine.receive(8, &third.encode());
+    assert!(matches!(verdict, Verdict::New));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Append(..))), "{effects:?}");
+    assert!(machine.header(Height(0), MemberIndex(2), third.content().body).is_some());
+    // one for each ballot, however often its member signs it
+    for claimed_unix_ms in 0..20 {
+        let _ = machine.receive(9, &signed(BallotHeader { claimed_unix_ms, ..*third.content() }, 2).encode());
+    }
+    assert_eq!(headers(&machine), 3);
+    assert_eq!(machine.known(Height(0)).unwrap().evidence().count(), 1);
+}
+
+/// Hands on what it is told.
+#[derive(Clone, Default)]
+struct Told(std::sync::Arc<std::sync::Mutex<Vec<crate::agreement::Input>>>);
+
+impl Engine for Told {
+    fn resume(&self, _: Height, _: &[Vec<u8>], _: bool) -> Result<(Box<dyn Agreement>, Vec<Action>), AgreementError> {
+        Ok((Box::new(self.clone()), Vec::new()))
+    }
+
+    fn votes(&self, _: Height, _: &[Vec<u8>]) -> Vec<Repeated> {
+        Vec::new()
+    }
+}
+
+impl Agreement for Told {
+    fn step(&mut self, input: crate::agreement::Input) -> Result<Vec<Action>, AgreementError> {
+        self.0.lock().unwrap().push(input);
+        Ok(Vec::new())
+    }
+
+    fn view(&self) -> u32 {
+        0
+    }
+}
+
+/// A quorum that others saw may rest on whichever prevote of an equivocator we heard second.
+#[test]
+fn the_agreement_is_told_of_second_prevotes_however_they_come() {
+    let votes =
+        |member| ["a", "b"].map(|text| signed(Prevote { view: 0, value: Some(Digest::of(text.as_bytes())) }, member));
+    let evidence = |[one, other]: [SignatureChecked<Prevote>; 2]| {
+        crate::Evidence::Prevote(crate::evidence::Equivocation::between(&one, &other).unwrap()).encode()
+    };
+    let (consortium, told) = (consortium_of(4), Told::default());
+    let setup = || Setup {
+        consortium: consortium.clone(),
+        round: round(consortium.consortium()),
+        layout: layout(),
+        key: key(0),
+    };
+    let count = || {
+        told.0.lock().unwrap().drain(..).filter(|input| matches!(input, crate::agreement::Input::Prevote(_))).count()
+    };
+    let join = |records| {
+        let mut machine = Machine::recover(setup(), Box::new(told.clone()), records).unwrap();
+        for other in 1..4 {
+            let _ = machine.step(1, Input::Recalled { from: MemberIndex(other), messages: Vec::new() });
+        }
+        machine
+    };
+    // before the agreement starts: two of one member, and evidence against another, which makes f + 1 voters
+    let mut machine = join(Vec::new());
+    let mut log = Vec::new();
+    let mut hear = |machine: &mut Machine, bytes: &[u8]| {
+        for effect in machine.receive(5, bytes).1 {
+            if let Effect::Append(height, record) = effect {
+                log.push((height, record));
+            }
+        }
+    };
+    for vote in votes(1) {
+        hear(&mut machine, &vote.encode());
+    }
+    assert_eq!(count(), 0);
+    hear(&mut machine, &evidence(votes(2)));
+    assert_eq!(count(), 4);
+    // and afterwards
+    for vote in votes(3) {
+        hear(&mut machine, &vote.encode());
+    }
+    assert_eq!(count(), 2);
+    // others get them with the news, and a restart does not lose what is proof
+    let news = machine.answer(MemberIndex(3), &Question::News { height: Height(0), known: Vec::new() });
+    let prevotes = news.iter().filter(|bytes| matches!(wire::content_of(bytes), Ok(Some(Content::Prevote))));
+    assert_eq!(prevotes.count(), 6);
+    drop(machine);
+    let _ = join(log);
+    assert!(count() >= 4, "both of 2, and the second ones of 1 and 3");
 }

@@ -38,8 +38,11 @@ pub const PING_TIMEOUT: Duration = Duration::from_secs(60);
 /// Outsiders named to the node; further ones within this time are counted only.
 pub const REFUSED_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Time to answer a greeting; so long a live instance has to answer when another one claims its place.
+/// Time to answer a greeting.
 pub const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// So long a live instance has to answer when another one claims its place. A process that was killed leaves QUIC
+/// connections that look alive; whoever starts it again waits this long.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a refused connection stays open, so that the refusal arrives.
 pub const REFUSAL_GRACE: Duration = Duration::from_secs(1);
 /// Greetings of one connection that are being answered.

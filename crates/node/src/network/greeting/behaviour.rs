@@ -17,7 +17,7 @@ use libp2p::{Multiaddr, PeerId};
 
 use super::handler::{Command, Failure, Handler, Happened};
 use super::{Difference, Greeting, Verdict, unreadable};
-use crate::network::limits::{GREETING_TIMEOUT, REFUSAL_GRACE};
+use crate::network::limits::{GREETING_TIMEOUT, PROBE_TIMEOUT, REFUSAL_GRACE};
 
 /// What a node learns from greetings.
 #[derive(Debug)]
@@ -48,15 +48,17 @@ struct Lease {
 /// How long things take at most.
 #[derive(Clone, Copy)]
 pub(crate) struct Timing {
-    /// Until a greeting is answered, and a probe.
+    /// Until a greeting is answered.
     pub(crate) answer: Duration,
+    /// Until a probe is answered.
+    pub(crate) probe: Duration,
     /// Until a refused connection is closed.
     pub(crate) grace: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { answer: GREETING_TIMEOUT, grace: REFUSAL_GRACE }
+        Self { answer: GREETING_TIMEOUT, probe: PROBE_TIMEOUT, grace: REFUSAL_GRACE }
     }
 }
 
@@ -185,7 +187,7 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.ours, self.timing.answer))
+        Ok(Handler::new(self.ours, self.timing))
     }
 
     fn handle_established_outbound_connection(
@@ -196,7 +198,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.ours, self.timing.answer))
+        Ok(Handler::new(self.ours, self.timing))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
@@ -270,7 +272,7 @@ mod tests {
             model: Digest([3; 32]),
             instance: [instance; 16],
         };
-        let timing = Timing { answer: Duration::from_millis(300), grace: Duration::from_millis(50) };
+        let timing = Timing { answer: LONG, probe: Duration::from_millis(300), grace: Duration::from_millis(50) };
         SwarmBuilder::with_existing_identity(Keypair::ed25519_from_bytes([key; 32]).expect("a good seed"))
             .with_tokio()
             .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)

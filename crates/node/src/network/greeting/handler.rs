@@ -15,6 +15,7 @@ use libp2p::swarm::handler::{
 use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, Stream, StreamProtocol, SubstreamProtocol};
 use tokio::time::timeout;
 
+use super::behaviour::Timing;
 use super::{ANSWER_BYTES, GREETING_BYTES, Greeting, GreetingError, PREFIX_BYTES, Verdict};
 use crate::network::limits::GREETINGS_PER_CONNECTION;
 
@@ -75,7 +76,7 @@ enum Done {
 /// Greets once when the connection is new, and answers the peer's greetings.
 pub(crate) struct Handler {
     ours: Greeting,
-    patience: Duration,
+    timing: Timing,
     to_open: VecDeque<Purpose>,
     probing: bool,
     waiting: Vec<(GreetingId, Stream)>,
@@ -85,16 +86,23 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(super) fn new(ours: Greeting, patience: Duration) -> Self {
+    pub(super) fn new(ours: Greeting, timing: Timing) -> Self {
         Self {
             ours,
-            patience,
+            timing,
             to_open: VecDeque::from([Purpose::Greet]),
             probing: false,
             waiting: Vec::new(),
             next_id: 0,
             work: FuturesUnordered::new(),
             happened: VecDeque::new(),
+        }
+    }
+
+    fn patience(&self, purpose: Purpose) -> Duration {
+        match purpose {
+            Purpose::Greet => self.timing.answer,
+            Purpose::Probe => self.timing.probe,
         }
     }
 
@@ -157,7 +165,7 @@ impl ConnectionHandler for Handler {
                     Ok(())
                 };
                 // A peer that does not take its answer times out by itself.
-                self.work.push(within(self.patience, write).map(|_: Result<(), Failure>| Done::Written).boxed());
+                self.work.push(within(self.timing.answer, write).map(|_: Result<(), Failure>| Done::Written).boxed());
             }
             Command::Probe if self.probing => {}
             Command::Probe => {
@@ -176,7 +184,8 @@ impl ConnectionHandler for Handler {
                 return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(happened));
             }
             if let Some(purpose) = self.to_open.pop_front() {
-                let protocol = SubstreamProtocol::new(ReadyUpgrade::new(PROTOCOL), purpose).with_timeout(self.patience);
+                let patience = self.patience(purpose);
+                let protocol = SubstreamProtocol::new(ReadyUpgrade::new(PROTOCOL), purpose).with_timeout(patience);
                 return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
             }
             match self.work.poll_next_unpin(context) {
@@ -203,7 +212,7 @@ impl ConnectionHandler for Handler {
                 if self.work.len() + self.waiting.len() >= 2 * GREETINGS_PER_CONNECTION {
                     return;
                 }
-                let patience = self.patience;
+                let patience = self.timing.answer;
                 let read = async move {
                     let mut bytes = [0; GREETING_BYTES];
                     let read = async {
@@ -218,7 +227,7 @@ impl ConnectionHandler for Handler {
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, info: purpose }) => {
                 let ours = self.ours;
                 self.work.push(
-                    within(self.patience, greet(stream, ours))
+                    within(self.patience(purpose), greet(stream, ours))
                         .map(move |result| Done::Answered(purpose, result))
                         .boxed(),
                 );
