@@ -5,45 +5,19 @@
 //! or keep silent. What it says is made with the same public types as what honest members say, or written byte by byte
 //! where those types refuse to.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use fedprune_federation::machine::Machine;
 use fedprune_federation::round::TallyBy;
-use fedprune_federation::statement::Statement;
 use fedprune_federation::wire::{self, Content};
 use fedprune_federation::{
     BallotHeader, Decision, Height, Holdings, Justified, MaskResult, MemberIndex, Precommit, Prevote, Proposal,
-    Proposed, Received, ReceivedProposed, Signature, SignatureChecked,
+    Signature, SignatureChecked,
 };
 use fedprune_mask::Digest;
 use fedprune_mask::codec;
 
-use super::random::Random;
-use super::world::{Body, World};
-
-/// What a liar has to lie with.
-pub struct Seat<'a> {
-    /// What all members have in common.
-    pub world: &'a World,
-    /// Which member it is.
-    pub me: usize,
-    /// What it knows; nothing once its machine has failed.
-    pub machine: Option<&'a Machine>,
-    /// Bodies that it has and serves.
-    pub bodies: &'a mut BTreeMap<Digest, Body>,
-    /// What it decides by.
-    pub random: &'a mut Random,
-}
-
-/// Something that a liar sends.
-#[derive(Debug)]
-pub struct Sending {
-    /// To whom.
-    pub to: Vec<usize>,
-    /// What.
-    pub bytes: Vec<u8>,
-}
+use super::seat::{Seat, Sending, framed};
+use super::world::Body;
 
 /// A member that lies. Whatever a method does not change is as an honest member does it.
 pub trait Byzantine {
@@ -67,6 +41,11 @@ pub trait Byzantine {
         Vec::new()
     }
 
+    /// What it sends when it would ask others for news, which it does regularly.
+    fn regularly(&mut self, _seat: &mut Seat<'_>) -> Vec<Sending> {
+        Vec::new()
+    }
+
     /// What it answers, instead of `honest`.
     fn answer(&mut self, _seat: &mut Seat<'_>, _to: usize, honest: Vec<Vec<u8>>) -> Option<Vec<Vec<u8>>> {
         Some(honest)
@@ -83,6 +62,8 @@ pub trait Byzantine {
 pub enum Lie {
     /// Signs two valid ballots, and sends one header to half of the members and the other to the others.
     TwoBallots,
+    /// Signs three valid ballots: two are seen first by one member, and the third by all others.
+    ThreeBallots,
     /// Says that it holds one thing to some and another to others.
     TwoHoldings,
     /// Votes for a value before some, and for nothing before others.
@@ -119,8 +100,9 @@ pub enum Lie {
 
 impl Lie {
     /// All of them.
-    pub const ALL: [Lie; 17] = [
+    pub const ALL: [Lie; 18] = [
         Lie::TwoBallots,
+        Lie::ThreeBallots,
         Lie::TwoHoldings,
         Lie::TwoVotes,
         Lie::TwoResults,
@@ -143,6 +125,7 @@ impl Lie {
     pub fn liar(self) -> Box<dyn Byzantine> {
         match self {
             Lie::TwoBallots => Box::new(TwoBallots),
+            Lie::ThreeBallots => Box::new(ThreeBallots),
             Lie::TwoHoldings => Box::new(TwoHoldings),
             Lie::TwoVotes => Box::new(TwoVotes),
             Lie::TwoResults => Box::new(TwoResults),
@@ -169,82 +152,12 @@ impl fmt::Display for Lie {
     }
 }
 
-impl Seat<'_> {
-    /// Everybody else.
-    pub fn others(&self) -> Vec<usize> {
-        (0..self.world.members()).filter(|member| *member != self.me).collect()
-    }
-
-    /// To everybody else.
-    pub fn to_all(&self, bytes: Vec<u8>) -> Sending {
-        Sending { to: self.others(), bytes }
-    }
-
-    /// One thing to the first half of the others, and something else to the rest.
-    fn to_halves(&self, one: Vec<u8>, other: Vec<u8>) -> Vec<Sending> {
-        let mut first = self.others();
-        let rest = first.split_off(first.len() / 2);
-        vec![Sending { to: first, bytes: one }, Sending { to: rest, bytes: other }]
-    }
-
-    /// Its own statement in these bytes, if that is what they are.
-    fn own<T: Statement>(&self, bytes: &[u8]) -> Option<SignatureChecked<T>> {
-        let received = Received::<T>::decode(bytes).ok()?;
-        let mine = received.claimed_member().as_usize() == self.me;
-        mine.then(|| received.check(&self.world.consortium, self.world.round.id()).ok())?
-    }
-
-    /// Its own proposal in these bytes, if that is what they are.
-    fn own_proposal(&self, bytes: &[u8]) -> Option<Proposed> {
-        let received = ReceivedProposed::decode(bytes).ok()?;
-        let mine = received.claimed_member().as_usize() == self.me;
-        mine.then(|| received.check(&self.world.consortium, &self.world.round).ok())?
-    }
-
-    fn sign<T: Statement>(&self, content: T, height: Height) -> Vec<u8> {
-        self.world.sign(self.me, content, height).encode()
-    }
-
-    /// A proposal of a sound decision in the view of another.
-    fn propose_instead(&self, instead_of: &Proposed, justified: Justified) -> Option<Vec<u8>> {
-        let (height, view) = (instead_of.proposal().height(), instead_of.proposal().content().view);
-        let content = Proposal { view, value: justified.decision().value(), valid_view: None };
-        let proposal = self.world.sign(self.me, content, height);
-        Some(Proposed::new(proposal, justified).ok()?.encode())
-    }
-
-    /// A proposal of whatever bytes.
-    fn propose_bytes(&self, instead_of: &Proposed, decision: Vec<u8>) -> Vec<u8> {
-        let (height, view) = (instead_of.proposal().height(), instead_of.proposal().content().view);
-        let content = Proposal { view, value: Digest::of(&decision), valid_view: None };
-        let signature = self.world.sign(self.me, content, height).signature();
-        let mut lists: Vec<Holdings> = Vec::new();
-        let mut statements = Vec::new();
-        for statement in instead_of.justified().statements() {
-            let list = lists.iter().position(|list| list == statement.content()).unwrap_or_else(|| {
-                lists.push(statement.content().clone());
-                lists.len() - 1
-            });
-            statements.push((statement.member(), list as u16, statement.signature()));
-        }
-        let proposal = (MemberIndex(self.me as u16), height, content, signature);
-        framed(Content::Proposed, &(proposal, (decision, lists, statements)))
-    }
-
-    /// A decision as no honest member makes it.
-    fn decision(&self, height: Height, ballots: Vec<Option<Digest>>, mask_root: Option<Digest>) -> Vec<u8> {
-        let (consortium, round) = (self.world.consortium.id(), self.world.round.id());
-        framed(Content::Decision, &(consortium, round, height, (0u32, ballots, mask_root)))
-    }
-}
-
-/// The encoding of anything.
-fn framed<T: codec::bincode::Encode>(content: Content, value: &T) -> Vec<u8> {
-    let mut bytes = wire::MAGIC.to_vec();
-    bytes.extend(wire::VERSION.to_le_bytes());
-    bytes.push(content as u8);
-    bytes.extend(codec::encode(value));
-    bytes
+/// Signs another valid ballot, and serves it.
+fn another_ballot(seat: &mut Seat<'_>, which: &str, height: Height) -> Vec<u8> {
+    let body = seat.world.body(&format!("the {which} of {}", seat.me), height);
+    let header = BallotHeader { body: Digest::of(&body), body_bytes: body.len() as u64, claimed_unix_ms: 0 };
+    seat.bodies.insert(header.body, body);
+    seat.sign(header, height)
 }
 
 struct TwoBallots;
@@ -252,11 +165,25 @@ struct TwoBallots;
 impl Byzantine for TwoBallots {
     fn publish(&mut self, seat: &mut Seat<'_>, bytes: Vec<u8>) -> Vec<Sending> {
         let Some(header) = seat.own::<BallotHeader>(&bytes) else { return vec![seat.to_all(bytes)] };
-        let body = seat.world.body(&format!("the second of {}", seat.me), header.height());
-        let other = BallotHeader { body: Digest::of(&body), body_bytes: body.len() as u64, claimed_unix_ms: 0 };
-        seat.bodies.insert(other.body, body);
-        let other = seat.sign(other, header.height());
+        let other = another_ballot(seat, "second", header.height());
         seat.to_halves(bytes, other)
+    }
+}
+
+struct ThreeBallots;
+
+impl Byzantine for ThreeBallots {
+    fn publish(&mut self, seat: &mut Seat<'_>, bytes: Vec<u8>) -> Vec<Sending> {
+        let Some(header) = seat.own::<BallotHeader>(&bytes) else { return vec![seat.to_all(bytes)] };
+        let second = another_ballot(seat, "second", header.height());
+        let third = another_ballot(seat, "third", header.height());
+        let mut others = seat.others();
+        let one = others.split_off(others.len() - 1);
+        vec![
+            Sending { to: one.clone(), bytes },
+            Sending { to: one, bytes: second },
+            Sending { to: others, bytes: third },
+        ]
     }
 }
 
@@ -329,6 +256,10 @@ impl Byzantine for WrongMask {
         };
         vec![seat.to_all(lie.unwrap_or(bytes))]
     }
+
+    fn answer(&mut self, seat: &mut Seat<'_>, _to: usize, honest: Vec<Vec<u8>>) -> Option<Vec<Vec<u8>>> {
+        Some(seat.without_own_proposals(honest))
+    }
 }
 
 struct Censor;
@@ -344,6 +275,10 @@ impl Byzantine for Censor {
         let decision = seat.decision(decision.height(), ballots, decision.mask_root());
         let lie = seat.propose_bytes(&proposed, decision);
         vec![seat.to_all(lie)]
+    }
+
+    fn answer(&mut self, seat: &mut Seat<'_>, _to: usize, honest: Vec<Vec<u8>>) -> Option<Vec<Vec<u8>>> {
+        Some(seat.without_own_proposals(honest))
     }
 }
 
@@ -394,7 +329,7 @@ impl Byzantine for SilentAggregator {
     }
 
     fn answer(&mut self, seat: &mut Seat<'_>, _to: usize, honest: Vec<Vec<u8>>) -> Option<Vec<Vec<u8>>> {
-        Some(honest.into_iter().filter(|bytes| seat.own_proposal(bytes).is_none()).collect())
+        Some(seat.without_own_proposals(honest))
     }
 }
 

@@ -5,11 +5,13 @@
 //! | `world` | documents and tiny ballots |
 //! | `scenario` | what goes wrong |
 //! | `byzantine` | members that lie |
+//! | `seat` | what they have to lie with |
 //! | `clock` | virtual time |
 //! | `network` | delay, loss, reordering, duplication, cuts |
 //! | `disk` | logs that lose what was not flushed |
 //! | `member` | a machine with its disk |
 //! | `watch` | what must be true after every step |
+//! | `story` | what happened last, in words |
 //! | `random` | numbers from a seed |
 //!
 //! Real are the state machine of a member, the engine that carries out its agreement, every message and signature, the
@@ -27,6 +29,8 @@ mod network;
 mod random;
 mod run;
 mod scenario;
+mod seat;
+mod story;
 mod watch;
 mod world;
 
@@ -38,11 +42,12 @@ use fedprune_federation::signing::Kind;
 use fedprune_federation::{Height, Settled};
 use fedprune_mask::Digest;
 
-pub use byzantine::{Byzantine, Lie, Seat, Sending};
+pub use byzantine::{Byzantine, Lie};
 pub use network::{Cut, Faults};
 pub use random::Random;
-pub use run::simulate;
+pub use run::{Liars, simulate, simulate_with};
 pub use scenario::{NEVER_ABANDON_MS, Scenario};
+pub use seat::{Seat, Sending};
 pub use world::{Body, Shape, World};
 
 /// How a simulated round went.

@@ -1,6 +1,6 @@
 //! The run of one scenario: events in order of time, effects of machines carried out.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use fedprune_engine::MalachiteEngine;
@@ -8,18 +8,18 @@ use fedprune_federation::machine::{Effect, Input, Machine, Question, Setup, Verd
 use fedprune_federation::{BallotHeader, Height, MemberIndex, SignatureChecked};
 use fedprune_mask::Digest;
 
-use super::byzantine::{Byzantine, Seat, Sending};
+use super::byzantine::Byzantine;
 use super::clock::Clock;
 use super::member::{FETCH_PATIENCE_MS, Member, SYNC_MS};
 use super::network::Network;
 use super::random::Random;
 use super::scenario::Scenario;
+use super::seat::{Seat, Sending};
+use super::story::Story;
 use super::watch::Watch;
 use super::world::{Body, World};
 use super::{Report, Violation};
 
-/// How many of the last events a violation tells.
-const TOLD_EVENTS: usize = 60;
 /// How long members go on once all honest ones are done, so that the last ones hear what others know.
 const LINGER_MS: u64 = 10_000;
 /// How long a member stays down after a crash, at most.
@@ -55,14 +55,26 @@ enum Event {
     Done(usize, u64, Work),
 }
 
+/// Members that lie.
+pub type Liars = BTreeMap<usize, Box<dyn Byzantine>>;
+
 /// Runs a round to its end.
 ///
 /// # Errors
 /// [`Violation`] as soon as an honest member does what it may not, or if the round does not end in time.
 pub fn simulate(world: &World, scenario: &Scenario) -> Result<Report, Box<Violation>> {
-    let mut run = Run::new(world, scenario);
+    let liars = scenario.liars.iter().map(|(member, lie)| (*member, lie.liar()));
+    simulate_with(world, scenario, liars.collect())
+}
+
+/// Runs a round with these liars, instead of those in the scenario, to its end.
+///
+/// # Errors
+/// As [`simulate`].
+pub fn simulate_with(world: &World, scenario: &Scenario, liars: Liars) -> Result<Report, Box<Violation>> {
+    let mut run = Run::new(world, scenario, liars);
     run.go().map_err(|what| {
-        let before = run.recent.iter().cloned().collect();
+        let before = run.story.tell(world);
         Box::new(Violation { scenario: scenario.clone(), at_ms: run.clock.now_ms(), what, before })
     })
 }
@@ -80,28 +92,27 @@ struct Run<'a> {
     crashes: u32,
     events: u64,
     trace: Digest,
-    recent: VecDeque<String>,
+    story: Story,
 }
 
 impl<'a> Run<'a> {
-    fn new(world: &'a World, scenario: &'a Scenario) -> Self {
-        let liar = |member| scenario.liars.get(&member).map(|lie| lie.liar());
+    fn new(world: &'a World, scenario: &'a Scenario, mut liars: Liars) -> Self {
         let random = |name| Random::named(scenario.seed, name);
-        let liars: BTreeSet<usize> = scenario.liars.keys().copied().collect();
+        let watch = Watch::new(world, &liars.keys().copied().collect());
         Self {
             world,
             scenario,
             clock: Clock::new(),
             network: Network::new(scenario.faults.clone(), random("network")),
-            members: (0..world.members()).map(|member| Member::new(liar(member))).collect(),
-            watch: Watch::new(world, &liars),
+            members: (0..world.members()).map(|member| Member::new(liars.remove(&member))).collect(),
+            watch,
             work: random("work"),
             crash: random("crash"),
             lies: random("lies"),
             crashes: 0,
             events: 0,
             trace: Digest([0; 32]),
-            recent: VecDeque::new(),
+            story: Story::default(),
         }
     }
 
@@ -185,17 +196,14 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Adds to the trace.
-    fn mark(&mut self, member: usize, what: &str, bytes: &[u8]) {
+    /// Adds to the trace and to the story.
+    fn mark(&mut self, member: usize, what: &str, message: Option<&Rc<[u8]>>) {
         let now_ms = self.clock.now_ms();
-        let detail = Digest::of(bytes);
-        let line = format!("{now_ms:>7} ms, member {member} {what} {}", detail.short());
-        self.trace = Digest::of(&[&self.trace.0, line.as_bytes(), &detail.0].concat());
+        let bytes: &[u8] = message.map_or(&[], |message| message);
+        let parts = [&self.trace.0, &now_ms.to_le_bytes()[..], what.as_bytes(), &[member as u8], bytes];
+        self.trace = Digest::of(&parts.concat());
         if !what.ends_with(" in 0 messages") {
-            if self.recent.len() == TOLD_EVENTS {
-                self.recent.pop_front();
-            }
-            self.recent.push_back(line);
+            self.story.note(now_ms, member, what.to_owned(), message.map(Rc::clone));
         }
     }
 
@@ -209,6 +217,8 @@ impl<'a> Run<'a> {
             }
             Event::Sync(member, life) if self.lives(member, life) => {
                 self.sync(member);
+                let further = self.lie(member, |liar, seat| liar.regularly(seat)).unwrap_or_default();
+                self.say(member, further);
                 self.clock.plan(SYNC_MS, Event::Sync(member, life));
                 Ok(())
             }
@@ -245,7 +255,7 @@ impl<'a> Run<'a> {
         let entries = records.len();
         let machine = Machine::recover(setup, Box::new(engine), records);
         let machine = machine.map_err(|error| format!("member {member} does not come back: {error}"))?;
-        self.mark(member, &format!("starts from {entries} records"), &[]);
+        self.mark(member, &format!("starts from {entries} records"), None);
         let state = &mut self.members[member];
         state.machine = Some(machine);
         state.started_ms = self.clock.now_ms();
@@ -258,11 +268,13 @@ impl<'a> Run<'a> {
 
     /// What a liar does; nothing for an honest member.
     fn lie<T>(&mut self, member: usize, lie: impl FnOnce(&mut dyn Byzantine, &mut Seat<'_>) -> T) -> Option<T> {
+        let now_ms = self.clock.now_ms();
         let state = &mut self.members[member];
         let liar = state.liar.as_mut()?;
         let mut seat = Seat {
             world: self.world,
             me: member,
+            now_ms,
             machine: state.machine.as_ref(),
             bodies: &mut state.bodies,
             random: &mut self.lies,
@@ -318,7 +330,7 @@ impl<'a> Run<'a> {
         }
         match packet {
             Packet::Gossip(bytes) => {
-                self.mark(to, &format!("hears from {from}"), &bytes);
+                self.mark(to, &format!("hears from {from}"), Some(&bytes));
                 let life = self.members[to].life;
                 if self.hear(from, to, &bytes)? && self.lives(to, life) {
                     let further = self.lie(to, |liar, seat| liar.hear(seat, &bytes)).unwrap_or_default();
@@ -367,7 +379,7 @@ impl<'a> Run<'a> {
                 if Digest::of(&body) == digest
                     && let Some(wanted) = self.members[to].wanted.remove(&digest)
                 {
-                    self.mark(to, &format!("fetches from {from}"), &body);
+                    self.mark(to, &format!("fetches {} from {from}", digest.short()), None);
                     self.members[to].bodies.insert(digest, body);
                     let life = self.members[to].life;
                     for height in wanted.heights {
@@ -385,7 +397,7 @@ impl<'a> Run<'a> {
         let Ok(messages) = decode_answer(bytes) else {
             return Err(format!("member {to} cannot read the answer of member {from}"));
         };
-        self.mark(to, &format!("is answered by {from} in {} messages", messages.len()), bytes);
+        self.mark(to, &format!("is answered by {from} in {} messages", messages.len()), None);
         let member = MemberIndex(from as u16);
         if mine {
             if self.members[to].recalled.insert(member) {
@@ -410,11 +422,13 @@ impl<'a> Run<'a> {
         let Some(machine) = &state.machine else { return };
         let question = machine.question();
         let joined = machine.has_joined();
-        let next = others[state.next_peer % others.len()];
-        state.next_peer += 1;
+        let next = others.get(state.next_peer).or(others.first()).copied();
+        state.next_peer = (state.next_peer + 1) % others.len().max(1);
         let unanswered: Vec<usize> =
             others.into_iter().filter(|other| !state.recalled.contains(&MemberIndex(*other as u16))).collect();
-        self.send(member, next, Packet::Ask(question));
+        if let Some(next) = next {
+            self.send(member, next, Packet::Ask(question));
+        }
         if !joined {
             for other in unanswered {
                 self.send(member, other, Packet::Ask(Question::Mine));
@@ -430,7 +444,7 @@ impl<'a> Run<'a> {
     }
 
     fn crash(&mut self, member: usize) {
-        self.mark(member, "dies", &[]);
+        self.mark(member, "dies", None);
         self.crashes += 1;
         self.members[member].stop();
         self.members[member].disk.crash(&mut self.crash);
@@ -480,7 +494,7 @@ impl<'a> Run<'a> {
             Effect::Append(height, record) => self.members[member].disk.append(height, &record),
             Effect::Flush => self.members[member].disk.flush(),
             Effect::Publish(bytes) => {
-                self.mark(member, "says", &bytes);
+                self.mark(member, "says", Some(&bytes.as_slice().into()));
                 let instead = self.lie(member, |liar, seat| liar.publish(seat, bytes.clone()));
                 let sendings = match instead {
                     Some(sendings) => sendings,
@@ -528,17 +542,17 @@ impl<'a> Run<'a> {
                 self.clock.plan(delay_ms, Event::Done(member, life, Work::Conclude));
             }
             Effect::Tell(event) => {
-                self.mark(member, &format!("tells {event:?}"), &[]);
+                self.mark(member, &format!("tells {event:?}"), None);
                 if self.watch.is_honest(member) {
                     self.watch.tells(member, &event)?;
                 }
             }
             Effect::Finished(outcome) => {
-                self.mark(member, &format!("is done: {outcome:?}"), &[]);
+                self.mark(member, &format!("is done: {outcome:?}"), None);
                 self.members[member].finished = Some(outcome);
             }
             Effect::Failed(error) => {
-                self.mark(member, &format!("fails: {error}"), &[]);
+                self.mark(member, &format!("fails: {error}"), None);
                 if self.watch.is_honest(member) {
                     return Err(format!("member {member} cannot go on: {error}"));
                 }
