@@ -134,8 +134,10 @@ pub fn run(options: &DemoOptions, meter: &Meter) -> anyhow::Result<DemoReport> {
 
 /// The manifest of the demo's round.
 fn manifest_text(sparsity: Sparsity) -> String {
-    let silos: String =
-        SILOS.iter().map(|(name, text)| format!("[[silo]]\nname = \"{name}\"\ndata = [\"bundled:{text}\"]\n\n")).collect();
+    let silos: String = SILOS
+        .iter()
+        .map(|(name, text)| format!("[[silo]]\nname = \"{name}\"\ndata = [\"bundled:{text}\"]\n\n"))
+        .collect();
     format!(
         "name = \"demo\"\nmodel = \"bundled\"\n\n{silos}[round]\nsparsity = \"{sparsity}\"\nnsamples = {SAMPLES}\n\
          seqlen = {SEQUENCE_TOKENS}\ncontribution_seconds = 120\nproposal_ms = 5000\nvote_ms = 2000\ngrowth_ms = 1000\n\n\
@@ -177,8 +179,7 @@ impl Demo<'_> {
     }
 
     fn apply(&self, mask: &Path, out: &Path) -> anyhow::Result<f64> {
-        let options =
-            ApplyOptions { model: self.model(), mask: mask.to_owned(), out: out.to_owned(), scale: None };
+        let options = ApplyOptions { model: self.model(), mask: mask.to_owned(), out: out.to_owned(), scale: None };
         apply::run(&options, self.meter)?;
         self.perplexity(out)
     }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Context;
-use fedprune_node::run::{Ending, NodeConfig, NodeEvent, Status};
+use fedprune_node::run::{Ending, NodeConfig, NodeEvent, Outgoing, Status};
 use fedprune_node::storage::home::Home;
 use fedprune_node::storage::index::Index;
 use serde::Serialize;
@@ -50,6 +50,19 @@ impl Report for Ended {
 /// # Errors
 /// What is in the way; what was signed or stored stays, and the same command goes on.
 pub fn run(options: &NodeRunOptions, format: Format) -> anyhow::Result<Ended> {
+    run_behind(options, format, None)
+}
+
+/// [`run`] with something between the member's machine and the network: members that lie, in tests, are programs of
+/// their own that start here.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_behind(
+    options: &NodeRunOptions,
+    format: Format,
+    outgoing: Option<Box<dyn Outgoing>>,
+) -> anyhow::Result<Ended> {
     let interrupt = interrupt::cooperative();
     let mut compute_arguments =
         vec![format!("--device={}", options.device.device), format!("--field={}", options.field)];
@@ -100,7 +113,7 @@ pub fn run(options: &NodeRunOptions, format: Format) -> anyhow::Result<Ended> {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            ending = fedprune_node::run::run(config, &mut tell, stopped) => ending,
+            ending = fedprune_node::run::run_behind(config, outgoing, &mut tell, stopped) => ending,
             () = watch => unreachable!("it waits for ever"),
         }
     });

@@ -470,10 +470,7 @@ impl Machine {
         let ours = if member == Some(me) { message.kind() } else { None };
         let vote = matches!(message, Message::Prevote(_) | Message::Precommit(_));
         let header = if let Message::Header(header) = &message { Some(header.clone()) } else { None };
-        let equivocated = match &message {
-            Message::Evidence(evidence) => evidence.prevotes().cloned().collect(),
-            _ => Vec::<SignatureChecked<crate::Prevote>>::new(),
-        };
+        let proof = if let Message::Evidence(evidence) = &message { Some(evidence.clone()) } else { None };
         let state = self.state_mut(height);
         let added = state.store.add(message);
         if !matches!(added, Added::Excess) {
@@ -482,10 +479,13 @@ impl Machine {
         match added {
             Added::Known | Added::Excess => Verdict::Known,
             Added::New => {
-                for prevote in equivocated.into_iter().filter(|prevote| prevote.member() != me) {
-                    let (member, bytes) = (prevote.member(), prevote.encode());
-                    self.state_mut(height).store.add(Message::Prevote(prevote));
-                    self.queue_for_agreement(height, member, &bytes);
+                if let Some(evidence) = proof {
+                    let slot = evidence.slot();
+                    self.tell(Event::Equivocation { height, member: slot.place.member, kind: slot.kind });
+                    for prevote in evidence.prevotes().filter(|prevote| prevote.member() != me) {
+                        self.state_mut(height).store.add(Message::Prevote(prevote.clone()));
+                        self.queue_for_agreement(height, prevote.member(), &prevote.encode());
+                    }
                 }
                 if let Some(kind) = ours.filter(|_| !recorded) {
                     self.adopt(height, kind, bytes);

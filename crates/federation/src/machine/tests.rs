@@ -355,6 +355,12 @@ fn the_header_of_a_ballot_that_others_hold_is_kept_whatever_came_before() {
     }
     assert_eq!(headers(&machine), 3);
     assert_eq!(machine.known(Height(0)).unwrap().evidence().count(), 1);
+    // who hears of the proof first tells it all the same, once
+    let mut other = joined(1);
+    let evidence: Vec<Vec<u8>> = machine.known(Height(0)).unwrap().evidence().map(crate::Evidence::encode).collect();
+    let told = [&Event::Equivocation { height: Height(0), member: MemberIndex(2), kind: Kind::Ballot }];
+    assert_eq!(tells(&other.receive(5, &evidence[0]).1), told);
+    assert!(other.receive(6, &third.encode()).1.is_empty());
 }
 
 /// Hands on what it is told.

@@ -57,6 +57,9 @@ use model::RoundModel;
 pub trait Outgoing: Send {
     /// What leaves instead of this message.
     fn publish(&mut self, message: Vec<u8>) -> Vec<Vec<u8>>;
+
+    /// What a member that asks is answered, instead of these messages.
+    fn answer(&mut self, messages: Vec<Vec<u8>>) -> Vec<Vec<u8>>;
 }
 
 /// Takes part in a round until it is over, others have had their answers, or `stop` turns true.

@@ -35,7 +35,10 @@ impl Driver<'_> {
                     if matches!(question, Question::Finished { .. }) {
                         self.finished_members.insert(from);
                     }
-                    let messages = self.parts.machine.answer(from, &question);
+                    let mut messages = self.parts.machine.answer(from, &question);
+                    if let Some(outgoing) = &mut self.parts.outgoing {
+                        messages = outgoing.answer(messages);
+                    }
                     self.parts.network.answer(answer, encode_answer(&messages)).await?;
                 }
             }
