@@ -95,6 +95,8 @@ fn an_aggregator_that_proposes_a_wrong_mask_is_named_and_passed_over() {
         assert!(report.findings.iter().any(named), "{:?}", report.findings);
         assert!(report.findings.iter().all(|found| found.member == name), "{:?}", report.findings);
         assert_eq!(report.heights[0].recomputed_mask_root, Some(whole));
+        let passed_over: Vec<_> = report.heights[0].passed_over.iter().map(|one| (&one.member, one.proposed)).collect();
+        assert_eq!(passed_over, [(&name, true)]);
         let decided = nodes.said(node, "decided").next().expect("it is decided");
         assert_eq!(decided["view"], 1, "it costs one view");
     }

@@ -14,6 +14,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use fedprune_audit::report::Report;
 use fedprune_federation::MemberIndex;
 use fedprune_mask::Digest;
 use fedprune_node::run::{FailPoint, Status};
@@ -46,7 +47,7 @@ fn nobody_equivocates(bed: &Bed, nodes: &Nodes, ran: &[usize], more: &[&Path]) -
 }
 
 /// What an auditor makes of the transcript of a member.
-fn verified(bed: &Bed, nodes: &Nodes, node: usize) {
+fn verified(bed: &Bed, nodes: &Nodes, node: usize) -> Report {
     let transcript = Home::inspect(nodes.home(node)).expect("a home").round_folder(bed.round()).transcript();
     let arguments = nodes.arguments(node);
     let options = fedprune_audit::Options {
@@ -58,6 +59,7 @@ fn verified(bed: &Bed, nodes: &Nodes, node: usize) {
     };
     let report = fedprune_audit::verify(&transcript, &options, &|_| ()).expect("a transcript");
     assert_eq!(report.verdict, fedprune_audit::Verdict::Verified, "{report:?}");
+    report
 }
 
 /// The mask that all came to, in every case of a test.
@@ -86,6 +88,31 @@ fn a_node_killed_at_any_point_goes_on() {
         mask.see(point, root);
         nobody_equivocates(&bed, &nodes, &ALL, &[]);
         verified(&bed, &nodes, victim);
+    }
+}
+
+#[test]
+fn an_elected_aggregator_that_stays_dead_is_passed_over() {
+    let bed = Bed::new("tally = \"elected\"");
+    let (dead, mut mask) = (bed.aggregator(), OneMask::default());
+    for point in ["proposal-written", "proposal-sent"] {
+        let mut nodes = bed.nodes(point);
+        nodes.start_to_die(dead, point);
+        nodes.start(&others(dead));
+        assert_eq!(nodes.ended(dead).signal(), Some(SIGKILL), "{}", nodes.story());
+        let root = nodes.agree(&others(dead));
+        mask.see(point, root);
+        nobody_equivocates(&bed, &nodes, &ALL, &[]);
+        for node in others(dead) {
+            let report = verified(&bed, &nodes, node);
+            let height = &report.heights[0];
+            assert_eq!((height.contributors.len(), height.recomputed_mask_root), (4, Some(root)), "{report:?}");
+            let passed_over: Vec<&str> = height.passed_over.iter().map(|one| one.member.as_str()).collect();
+            // what it sent in time is decided without it
+            let expected: &[&str] = if point == "proposal-sent" { &[] } else { &[nodes.name(dead)] };
+            assert_eq!(passed_over, expected, "{}", nodes.story());
+            assert!(report.findings.is_empty(), "it died, and did nothing wrong: {:?}", report.findings);
+        }
     }
 }
 
@@ -136,10 +163,11 @@ const RESTORED: [Restored; 5] = [
         adopts: &[],
     },
     Restored {
-        name: "what is held, after the proposal left",
+        name: "the ballot, after the proposal left",
         aggregator: true,
         needed: false,
-        copied_at: Some("holdings-written"),
+        // it may propose before it holds all ballots itself, but not before the others have its own
+        copied_at: Some("header-written"),
         killed_at: Some("proposal-sent"),
         adopts: &["proposal"],
     },

@@ -123,6 +123,25 @@ pub struct Contribution {
     pub claimed_unix_ms: Option<u64>,
 }
 
+/// An aggregator in whose view nothing was decided: it or the network failed, or it lied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PassedOver {
+    /// Name of the member.
+    pub member: String,
+    /// The first view in which that was so.
+    pub view: u32,
+    /// Whether the transcript has its proposal of that view.
+    pub proposed: bool,
+}
+
+impl PassedOver {
+    /// For people.
+    pub fn in_words(&self) -> String {
+        let what = if self.proposed { "its proposal was not decided" } else { "no proposal of it is here" };
+        format!("`{}` in view {} ({what})", self.member, self.view)
+    }
+}
+
 /// What one height came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HeightReport {
@@ -132,6 +151,9 @@ pub struct HeightReport {
     pub abandoned: bool,
     /// The view in which it was decided.
     pub view: u32,
+    /// Aggregators whose turn came and went before that view, in order; those with a fault that is proven are in the
+    /// findings.
+    pub passed_over: Vec<PassedOver>,
     /// Names of those who committed to it.
     pub committed: Vec<String>,
     /// The ballots that count.
@@ -144,6 +166,14 @@ pub struct HeightReport {
     pub agreed_mask_root: Option<Digest>,
     /// The mask root that the ballots come to.
     pub recomputed_mask_root: Option<Digest>,
+}
+
+impl HeightReport {
+    /// Who was passed over, for people; nothing if nobody was.
+    pub fn passed_over_in_words(&self) -> Option<String> {
+        let all: Vec<String> = self.passed_over.iter().map(PassedOver::in_words).collect();
+        (!all.is_empty()).then(|| all.join(", "))
+    }
 }
 
 /// What it all comes to.

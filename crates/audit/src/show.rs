@@ -163,6 +163,9 @@ impl Overview {
         let committed = height.committed.join(", ");
         let outcome = if height.abandoned { "abandoned" } else { "agreed" };
         let _ = writeln!(text, "  {outcome} in view {}, committed to by {committed}", height.view);
+        if let Some(passed_over) = height.passed_over_in_words() {
+            let _ = writeln!(text, "  passed over: {passed_over}");
+        }
         for ballot in &height.contributors {
             let bytes = ballot.bytes.map_or_else(|| "of unknown size".to_owned(), |bytes| format!("{bytes} bytes"));
             let _ = writeln!(text, "  ballot  {}  {bytes}  {}", ballot.member, ballot.ballot);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fedprune_federation::proposed::SettledError;
 use fedprune_federation::result::agreed_root;
 use fedprune_federation::round::TallyBy;
-use fedprune_federation::{Height, MaskResult, ReceivedSettled, Settled, SignatureChecked};
+use fedprune_federation::{Height, MaskResult, ReceivedSettled, Rotation, Settled, SignatureChecked};
 use fedprune_mask::Digest;
 use fedprune_mask::matrix_mask::mask_root;
 
@@ -14,7 +14,7 @@ use super::ledger::{Ledger, blamed, failed};
 use super::pruned::PrunedCopy;
 use super::statements::{self, Statements};
 use super::{Context, ballots, mask, proposals};
-use crate::report::{Area, Contribution, Fault, HeightReport, Outcome, chain};
+use crate::report::{Area, Contribution, Fault, HeightReport, Outcome, PassedOver, chain};
 use crate::transcript::{HeightFiles, settled_path};
 
 /// What one height came to, as far as it could be recomputed.
@@ -41,7 +41,7 @@ pub(super) fn audit_height(
     let Some(settled) = settled else { return HeightOutcome::default() };
     let Some(manifest) = settled.decision().ballots() else {
         proposals::judge(context, height, &statements, &settled, &mut BTreeMap::new(), ledger);
-        ledger.heights.push(summary(context, &settled, &statements, Recomputed::default()));
+        ledger.height(summary(context, &settled, &statements, Recomputed::default()));
         return HeightOutcome { abandoned: true, digests: None };
     };
     let bodies = ballots::read(context, height, &manifest, &statements.headers, ledger);
@@ -56,7 +56,7 @@ pub(super) fn audit_height(
     let mut roots: BTreeMap<Vec<Option<Digest>>, Option<Digest>> = BTreeMap::new();
     roots.insert(manifest.ballots().to_vec(), recomputed.or(settled.decision().mask_root()));
     proposals::judge(context, height, &statements, &settled, &mut roots, ledger);
-    ledger.heights.push(summary(context, &settled, &statements, Recomputed { agreed, root: recomputed }));
+    ledger.height(summary(context, &settled, &statements, Recomputed { agreed, root: recomputed }));
     HeightOutcome { abandoned: false, digests }
 }
 
@@ -221,10 +221,21 @@ fn summary(context: &Context<'_>, settled: &Settled, statements: &Statements, re
         }
     };
     let manifest = settled.decision().ballots();
+    let (height, view) = (settled.decision().height(), settled.certificate().view());
+    let rotation = Rotation::new(context.round.id(), height, context.consortium.quorum());
+    let passed_over = (0..view).zip(rotation.order()).map(|(view, member)| PassedOver {
+        member: context.name(*member),
+        view,
+        proposed: statements
+            .proposed
+            .iter()
+            .any(|proposed| (proposed.proposal.member(), proposed.proposal.content().view) == (*member, view)),
+    });
     HeightReport {
-        height: settled.decision().height(),
+        height,
         abandoned: settled.decision().is_abandoned(),
-        view: settled.certificate().view(),
+        view,
+        passed_over: passed_over.collect(),
         committed: names(&mut settled.certificate().members()),
         contributors: manifest.iter().flat_map(|manifest| manifest.contributors().map(contribution)).collect(),
         results: names(&mut statements.results.iter().map(SignatureChecked::member)),

@@ -14,7 +14,7 @@ pub(super) struct Ledger {
     checks: Vec<Check>,
     findings: Vec<Finding>,
     notes: Vec<String>,
-    pub heights: Vec<HeightReport>,
+    heights: Vec<HeightReport>,
     /// Ballots that some height counts.
     pub counted: BTreeSet<Digest>,
     pub mask_root: Option<Digest>,
@@ -54,6 +54,17 @@ impl Ledger {
     /// Notes what says nothing against anybody.
     pub fn note(&mut self, note: String) {
         self.notes.push(note);
+    }
+
+    /// Keeps what a height came to.
+    pub fn height(&mut self, report: HeightReport) {
+        if let Some(passed_over) = report.passed_over_in_words() {
+            self.note(format!(
+                "height {} was decided in view {}; passed over: {passed_over}",
+                report.height, report.view
+            ));
+        }
+        self.heights.push(report);
     }
 
     /// The report.
