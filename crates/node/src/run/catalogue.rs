@@ -42,15 +42,23 @@ pub(super) struct Catalogue {
     counted: (u64, u64),
 }
 
+/// What [`Catalogue::open`] found.
+pub(super) struct Opened {
+    pub(super) catalogue: Catalogue,
+    /// Bytes sent and received by earlier processes.
+    pub(super) earlier: (u64, u64),
+    /// What the operator should know.
+    pub(super) notice: Option<String>,
+}
+
 impl Catalogue {
-    /// Opens the index of a round. Returns with it the bytes sent and received by earlier processes, and what the
-    /// operator should know.
+    /// Opens the index of a round.
     pub(super) fn open(
         path: &Path,
         records: &[(Position, Record)],
         machine: &Machine,
         blobs: &BlobStore,
-    ) -> Result<(Self, (u64, u64), Option<String>), NodeError> {
+    ) -> Result<Opened, NodeError> {
         let rebuild = |update: &mut Update<'_>| -> Result<(), IndexError> {
             for (position, record) in records {
                 for change in changes(*position, record) {
@@ -70,7 +78,8 @@ impl Catalogue {
             )),
             Found::Closed | Found::New | Found::LeftOpen => None,
         };
-        Ok((Self { index: Some(index), pending: Vec::new(), counted: (0, 0) }, earlier, notice))
+        let catalogue = Self { index: Some(index), pending: Vec::new(), counted: (0, 0) };
+        Ok(Opened { catalogue, earlier, notice })
     }
 
     /// Notes a record that was appended to the log.

@@ -7,16 +7,14 @@ use std::sync::Arc;
 use fedprune_audit::transcript::{Summary, TranscriptWriter};
 use fedprune_federation::machine::Outcome;
 use fedprune_federation::round::Scaling;
-use fedprune_federation::{
-    BallotHeader, Evidence, Height, Holdings, MaskResult, MemberIndex, Proposal, Settled, SignatureChecked,
-};
+use fedprune_federation::{BallotHeader, Evidence, Height, Holdings, MaskResult, Proposal, Settled, SignatureChecked};
 use fedprune_mask::Digest;
 
 use super::child::run_to_end;
 use super::config::{FailPoint, die};
 use super::driver::{Parts, sets_of};
 use super::error::NodeError;
-use super::model::RoundModel;
+use super::model::{BallotSet, RoundModel};
 use super::work::Conclusion;
 use crate::storage::blobs::BlobStore;
 
@@ -36,7 +34,7 @@ pub(super) struct ConcludeInputs {
     model: Arc<RoundModel>,
     blobs: Arc<BlobStore>,
     heights: Vec<HeightKnown>,
-    sets: Vec<(Height, Digest, Vec<(MemberIndex, Digest)>)>,
+    sets: Vec<BallotSet>,
     roots: Vec<Option<Digest>>,
     round_folder: PathBuf,
     transcript: PathBuf,
@@ -110,8 +108,8 @@ impl ConcludeInputs {
                 writer.settled(settled)?;
             }
         }
-        for (_, _, ballots) in &self.sets {
-            for (_, body) in ballots {
+        for set in &self.sets {
+            for (_, body) in &set.ballots {
                 // an abandoned round may count ballots that never arrived here
                 if let Ok(path) = self.blobs.path(body) {
                     writer.body(*body, &path)?;

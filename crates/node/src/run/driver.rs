@@ -13,11 +13,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fedprune_federation::machine::{Effect, Input, Machine, Outcome, Record};
+use fedprune_federation::machine::{Effect, Input, Machine, Outcome, Record, set_digest};
 use fedprune_federation::round::Strategy;
 use fedprune_federation::wire::{self, Content};
 use fedprune_federation::{Height, MemberIndex};
-use fedprune_mask::Digest;
 use tokio::sync::mpsc;
 
 use super::catalogue::Catalogue;
@@ -26,7 +25,7 @@ use super::config::{FailPoint, NodeConfig, STATUS_INTERVAL, SYNC_INTERVAL, die};
 use super::error::NodeError;
 use super::events::NodeEvent;
 use super::fetch::Fetching;
-use super::model::RoundModel;
+use super::model::{BallotSet, RoundModel};
 use super::work::Work;
 use crate::network::{Events, Network};
 use crate::storage::blobs::BlobStore;
@@ -368,7 +367,7 @@ impl<'a> Driver<'a> {
         let Some(contributor) = self.contributor.as_mut() else { return };
         while self.told_masks < self.parts.machine.current().0 {
             let Some(ballots) = self.parts.machine.ballots(Height(self.told_masks)) else { return };
-            let mask = self.parts.model.mask_of(fedprune_federation::machine::set_digest(&ballots));
+            let mask = self.parts.model.mask_of(set_digest(&ballots));
             contributor.agreed(&mask).await;
             self.told_masks += 1;
         }
@@ -407,9 +406,10 @@ fn fail_point(record: &Record) -> Option<FailPoint> {
     })
 }
 
-/// What the digest of a set of ballots stands for, for those who only have the machine.
-pub(super) fn sets_of(machine: &Machine) -> Vec<(Height, Digest, Vec<(MemberIndex, Digest)>)> {
+/// The ballots that count, as far as they are known, for those who have no machine.
+pub(super) fn sets_of(machine: &Machine) -> Vec<BallotSet> {
     let heights = (0..machine.heights()).map(Height);
     let known = heights.filter_map(|height| machine.ballots(height).map(|ballots| (height, ballots)));
-    known.map(|(height, ballots)| (height, fedprune_federation::machine::set_digest(&ballots), ballots)).collect()
+    let set = |(height, ballots): (Height, Vec<_>)| BallotSet { height, digest: set_digest(&ballots), ballots };
+    known.map(set).collect()
 }

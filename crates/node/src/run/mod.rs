@@ -47,7 +47,7 @@ use crate::network::{Greeting, Network, NetworkConfig, Peer};
 use crate::storage::blobs::BlobStore;
 use crate::storage::home::Home;
 use crate::storage::wal::Wal;
-use catalogue::Catalogue;
+use catalogue::{Catalogue, Opened};
 use driver::{Driver, Parts};
 use model::RoundModel;
 
@@ -135,7 +135,7 @@ pub async fn run_behind(
         Setup { consortium: consortium.clone(), round: round.clone(), layout, key: identity.signing_key.clone() };
     let replayed = records.iter().map(|(position, record)| (position.height, record.clone()));
     let machine = Machine::recover(setup, Box::new(engine), replayed)?;
-    let (catalogue, earlier, notice) = Catalogue::open(&folder.index(), &records, &machine, &blobs)?;
+    let Opened { catalogue, earlier, notice } = Catalogue::open(&folder.index(), &records, &machine, &blobs)?;
     drop(records);
     if let Some(text) = notice {
         tell(&NodeEvent::Warning { text });

@@ -31,6 +31,16 @@ pub struct RoundModel {
     masks: PathBuf,
 }
 
+/// The ballots that count at one height.
+pub struct BallotSet {
+    /// The height.
+    pub height: Height,
+    /// What they are named by.
+    pub digest: Digest,
+    /// Whose they are, and the digests of their bodies.
+    pub ballots: Vec<(MemberIndex, Digest)>,
+}
+
 /// Why ballots and model do not come to a mask.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -200,16 +210,18 @@ impl RoundModel {
     pub(super) fn global_mask(
         &self,
         blobs: &BlobStore,
-        sets: &[(Height, Digest, Vec<(MemberIndex, Digest)>)],
+        sets: &[BallotSet],
         agreed: Option<Digest>,
         folder: &Path,
     ) -> Result<GlobalMask, ModelError> {
         let layout = self.checkpoint.layout();
         if self.round.terms().strategy == Strategy::OneShot {
-            let Some((height, set, ballots)) = sets.first() else { return Err(ModelError::NoHeight(Height(0))) };
+            let Some(BallotSet { height, digest, ballots }) = sets.first() else {
+                return Err(ModelError::NoHeight(Height(0)));
+            };
             let root = match agreed {
                 Some(root) => root,
-                None => self.tally(blobs, *height, *set, ballots)?,
+                None => self.tally(blobs, *height, *digest, ballots)?,
             };
             let path = folder.join("global.tally");
             self.with_tally(blobs, *height, ballots, |tally, _, _| {
@@ -221,10 +233,10 @@ impl RoundModel {
         }
         let mut masks = Vec::with_capacity(sets.len());
         let mut header = None;
-        for (height, set, ballots) in sets {
-            let path = self.mask_of(*set);
+        for BallotSet { height, digest, ballots } in sets {
+            let path = self.mask_of(*digest);
             if std::fs::symlink_metadata(&path).is_err() {
-                self.tally(blobs, *height, *set, ballots)?;
+                self.tally(blobs, *height, *digest, ballots)?;
             }
             masks.push(map(&path)?);
             let votes = u32::try_from(ballots.len()).unwrap_or(u32::MAX);
