@@ -117,7 +117,7 @@ fn under_way(out: &Path) -> Runner {
         let events = std::fs::read_to_string(out.join(format!("logs/{silo}.jsonl")));
         events.is_ok_and(|events| events.contains("\"listening\""))
     };
-    within_patience("all nodes listen", || ["north", "east", "south", "west"].iter().all(|silo| listening(silo)));
+    within_patience("all nodes listen", || ["north", "east", "south", "west"].iter().all(&listening));
     assert!(processes_of(out).len() > 4, "the runner and its nodes");
     runner
 }
