@@ -1,18 +1,15 @@
 //! Whole rounds of real nodes on the oracle's checkpoints: the global mask that the protocol comes to is the one
 //! that the reference implementation computed, at once and block by block.
-//!
-//! The oracle gives windows as token ids and its checkpoints have no tokenizer; here each gets one whose words are
-//! its ids, so that a text of those words is those windows.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use fedprune_checkpoint::Checkpoint;
 use fedprune_mask::matrix_mask::mask_root;
 use fedprune_mask::{Ballot, Digest, MatrixMask};
 use fedprune_tests::Fixture;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// What of the oracle a round must come to.
 struct Case {
@@ -32,37 +29,9 @@ const WEIGHTED: Case = Case {
     kind: "weighted.layer",
 };
 
-/// The checkpoint with a tokenizer, and a text for each silo.
-fn furnish(fixture: &Fixture, folder: &Path) -> Vec<PathBuf> {
-    let model = folder.join("model");
-    std::fs::create_dir(&model).expect("a folder");
-    for entry in std::fs::read_dir(&fixture.folder).expect("a fixture") {
-        let path = entry.expect("an entry").path();
-        let name = path.file_name().expect("a name").to_owned();
-        if !name.to_string_lossy().starts_with("expected") {
-            std::fs::copy(&path, model.join(name)).expect("a copy");
-        }
-    }
-    let vocabulary: serde_json::Map<String, Value> =
-        (0..fixture.vocabulary()).map(|id| (format!("t{id}"), json!(id))).collect();
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-        "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
-        "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "t0" },
-    });
-    std::fs::write(model.join("tokenizer.json"), tokenizer.to_string()).expect("a file");
-    let texts = fixture.silos().into_iter().enumerate().map(|(silo, windows)| {
-        let words: Vec<String> = windows.iter().flatten().map(|token| format!("t{token}")).collect();
-        let path = folder.join(format!("silo{silo}.txt"));
-        std::fs::write(&path, words.join(" ")).expect("a file");
-        path
-    });
-    texts.collect()
-}
-
 /// Runs the round that a case is about; returns the mask of every silo's pruned model.
 fn run(fixture: &Fixture, case: &Case, folder: &Path) -> Vec<Vec<MatrixMask>> {
-    let texts = furnish(fixture, folder);
+    let texts = fixture.furnish(folder);
     let mut manifest = "name = \"oracle\"\nmodel = \"model\"\n".to_owned();
     for silo in 0..texts.len() {
         write!(manifest, "\n[[silo]]\nname = \"silo{silo}\"\ndata = [\"silo{silo}.txt\"]\n").expect("a string");

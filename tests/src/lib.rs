@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The project's root folder.
 pub fn root() -> PathBuf {
@@ -105,5 +105,39 @@ impl Fixture {
         let length = self.number("seqlen") as usize;
         let windows = self.number("eval_windows") as usize;
         tokens.chunks_exact(length).take(windows).map(<[u32]>::to_vec).collect()
+    }
+
+    /// The checkpoint with a tokenizer in `folder`/model, and a text for each silo, whose paths are returned; the text
+    /// that perplexity is measured on is `folder`/evaluation.txt.
+    ///
+    /// The oracle gives windows as token ids, and its checkpoints have no tokenizer: this one's words are its ids, so
+    /// that a text of those words is those windows.
+    pub fn furnish(&self, folder: &Path) -> Vec<PathBuf> {
+        let model = folder.join("model");
+        std::fs::create_dir(&model).expect("a folder");
+        for entry in std::fs::read_dir(&self.folder).expect("a fixture") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a name").to_owned();
+            if !name.to_string_lossy().starts_with("expected") {
+                std::fs::copy(&path, model.join(name)).expect("a copy");
+            }
+        }
+        let vocabulary: serde_json::Map<String, Value> =
+            (0..self.vocabulary()).map(|id| (format!("t{id}"), json!(id))).collect();
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
+            "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "t0" },
+        });
+        std::fs::write(model.join("tokenizer.json"), tokenizer.to_string()).expect("a file");
+        let write = |name: String, windows: Vec<Vec<u32>>| {
+            let words: Vec<String> = windows.iter().flatten().map(|token| format!("t{token}")).collect();
+            let path = folder.join(name);
+            std::fs::write(&path, words.join(" ")).expect("a file");
+            path
+        };
+        write("evaluation.txt".to_owned(), self.evaluation());
+        let silos = self.silos().into_iter().enumerate();
+        silos.map(|(silo, windows)| write(format!("silo{silo}.txt"), windows)).collect()
     }
 }

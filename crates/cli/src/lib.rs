@@ -23,6 +23,8 @@ use clap::Parser;
 
 #[cfg(feature = "audit")]
 use args::AuditCommand;
+#[cfg(feature = "study")]
+use args::StudyCommand;
 use args::{Arguments, Command};
 #[cfg(feature = "federation")]
 use args::{ConsortiumCommand, KeyCommand, NodeCommand, RoundCommand, TestnetCommand};
@@ -104,6 +106,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         Command::Audit(AuditCommand::Show(show)) => Box::new(commands::audit::show(show)?),
         #[cfg(feature = "federation")]
         Command::Testnet(TestnetCommand::Run(run)) => Box::new(commands::testnet::run(run, &meter)?),
+        #[cfg(feature = "study")]
+        Command::Study(StudyCommand::Run(run)) => commands::study::run(run, &meter)?,
+        #[cfg(feature = "study")]
+        Command::Study(StudyCommand::Report(report)) => Box::new(commands::study::report(report)?),
         #[cfg(feature = "federation")]
         Command::Demo(demo) => Box::new(commands::demo::run(demo, &meter)?),
     })

@@ -127,6 +127,15 @@ impl<'a> BlockPass<'a> {
         Ok(Measured { norms, sums })
     }
 
+    /// Drops the block that was measured, which [`BlockPass::advance`] then loads again: where several passes stand
+    /// at one block, memory need not hold it several times.
+    pub fn unload(&mut self) {
+        if self.loaded.take().is_some() {
+            // `advance` counts the runs of a block that it finds unmeasured
+            self.done -= self.hidden.len() as u64;
+        }
+    }
+
     /// Prunes the block by `masks` (one per matrix, in layout order), runs all windows through it and moves on.
     ///
     /// The block need not have been measured: a run that resumes replays the blocks whose masks it knows.

@@ -5,6 +5,7 @@
 //! | `silo` | `silo` | models, masks, pruned copies |
 //! | `federation`, `node`, `testnet`, `demo` | `federation` | keys, consortiums, rounds, nodes |
 //! | `audit` | `audit` | transcripts |
+//! | `study` | `study` | comparisons of settings |
 
 #[cfg(feature = "audit")]
 pub mod audit;
@@ -16,6 +17,8 @@ pub mod federation;
 pub mod node;
 #[cfg(feature = "silo")]
 pub mod silo;
+#[cfg(feature = "study")]
+pub mod study;
 #[cfg(feature = "federation")]
 pub mod testnet;
 
@@ -40,6 +43,8 @@ pub use silo::{
     ApplyOptions, Ballots, ComputeOptions, DeviceOptions, EvalCommand, InspectOptions, MaskCommand, ModelCommand,
     PerplexityOptions, SamplingMethod, Scale, ShowOptions, SparsityOrPattern, TallyOptions,
 };
+#[cfg(feature = "study")]
+pub use study::{StudyCommand, StudyReportOptions, StudyRunOptions};
 #[cfg(feature = "federation")]
 pub use testnet::{TestnetCommand, TestnetRunOptions};
 
@@ -121,6 +126,10 @@ pub enum Command {
     #[cfg(feature = "federation")]
     #[command(subcommand)]
     Testnet(TestnetCommand),
+    /// Compare settings on your own model and text, with tables and figures.
+    #[cfg(feature = "study")]
+    #[command(subcommand)]
+    Study(StudyCommand),
     /// Four nodes prune the bundled model together, each with a text of its own; measured and audited.
     #[cfg(feature = "federation")]
     Demo(DemoOptions),

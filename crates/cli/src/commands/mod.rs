@@ -24,6 +24,8 @@ pub mod model_inspect;
 pub mod node;
 #[cfg(feature = "federation")]
 pub mod round;
+#[cfg(feature = "study")]
+pub mod study;
 #[cfg(feature = "silo")]
 pub mod tally;
 #[cfg(feature = "federation")]
