@@ -56,7 +56,7 @@ pub fn write_report(folder: &Path, results: &Results) -> Result<Vec<String>, Stu
             files.push(format!("figures/{name}"));
         }
     }
-    let command = "fedprune study run study.toml --out DIR";
+    let command = "fedprune study run STUDY.toml --out DIR";
     replace(&folder.join("report.md"), report::markdown(results, &drawn, command).as_bytes())?;
     files.push("report.md".to_owned());
     Ok(files)

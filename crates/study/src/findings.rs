@@ -116,9 +116,9 @@ pub(crate) fn layer_beats(results: &ModelResults, group: Group) -> Comparison {
     })
 }
 
-/// The spread of perplexities over the local groups row and layer, with the same global group: of each pair, the
-/// absolute relative difference.
-pub(crate) fn local_group_matters(results: &ModelResults, global: Group) -> Option<Spread> {
+/// How much it matters whether silos compare within rows or layers: of each pair of records that differ in nothing
+/// else, the absolute relative difference.
+fn sensitivities(results: &ModelResults, global: Group) -> Vec<(&Record, f64)> {
     let together = Some(Together { global_group: global, ..PLAIN });
     let of = |group: Group| {
         results.records.iter().filter(move |record| {
@@ -127,13 +127,38 @@ pub(crate) fn local_group_matters(results: &ModelResults, global: Group) -> Opti
                 && record.from.is_some_and(|from| from.local_group == group)
         })
     };
-    let differences = of(Group::Row).filter_map(|row| {
+    let pair = |row: &'_ Record| {
         let same = |layer: &&Record| {
             layer.seed == row.seed && layer.from == row.from.map(|from| Silos { local_group: Group::Layer, ..from })
         };
         of(Group::Layer).find(same).map(|layer| (row.perplexity / layer.perplexity).ln().abs())
-    });
-    Spread::of(differences)
+    };
+    of(Group::Row)
+        .filter_map(|row| Some((row, pair(row)?)))
+        .filter(|(_, sensitivity)| sensitivity.is_finite())
+        .collect()
+}
+
+/// The mean of how much the local group matters under a global group; none without a pair.
+pub(crate) fn local_group_matters(results: &ModelResults, global: Group) -> Option<Spread> {
+    Spread::of(sensitivities(results, global).into_iter().map(|(_, sensitivity)| sensitivity))
+}
+
+/// Whether the local group matters less under the global group layer than under another one.
+pub(crate) fn layer_is_more_robust_than(results: &ModelResults, other: Group) -> Comparison {
+    let others = sensitivities(results, other);
+    let same = |one: &Record, other: &Record| (one.from, one.seed) == (other.from, other.seed);
+    let differences: Vec<f64> = sensitivities(results, Group::Layer)
+        .into_iter()
+        .filter_map(|(one, sensitivity)| {
+            let (_, theirs) = others.iter().find(|(other, _)| same(one, other))?;
+            Some(sensitivity - theirs)
+        })
+        .collect();
+    Comparison {
+        lower: differences.iter().filter(|difference| **difference < 0.0).count(),
+        difference: Spread::of(differences),
+    }
 }
 
 /// Scaled against unscaled, with the same groups.

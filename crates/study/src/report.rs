@@ -8,7 +8,7 @@ use crate::cells::{Cell, Spread, cells, main_silos, same_text};
 use crate::figures::{Figure, measured_on};
 use crate::findings::{
     Comparison, Verdict, centralized_is_a_bound, federated_beats_local, iterative_beats_one_shot, iterative_bytes,
-    layer_beats, local_group_matters, scaling_hurts,
+    layer_beats, layer_is_more_robust_than, local_group_matters, scaling_hurts,
 };
 use crate::results::{Method, ModelResults, Results, Scaling, Silos, Split, Strategy, Together};
 
@@ -23,7 +23,8 @@ pub fn markdown(results: &Results, figures: &[Figure], command: &str) -> String 
     let _ = write!(
         text,
         "Cells are mean ± sample standard deviation over the seeds {}, each of which draws other calibration windows of {} \
-         tokens. Texts of the silos: {}. Measured with {} in {:.0} s of computing; repeat it with\n\n```sh\n{command}\n```\n\n",
+         tokens. Texts of the silos: {}. Measured with {} in {:.0} s of computing; repeat it with\n\n```sh\n{command}\n```\n\n\
+         where STUDY.toml is the file that `study.toml` here is a copy of: its paths are relative to where it lies.\n\n",
         seeds.join(", "),
         results.sequence_tokens,
         texts.join(", "),
@@ -295,26 +296,31 @@ fn findings(results: &ModelResults, text: &mut String) {
     };
     say("Federated beats each silo alone", &federated_beats_local(results), ".".to_owned());
     for (name, group) in [("row", Group::Row), ("column", Group::Column)] {
-        let robust = local_group_matters(results, Group::Layer).filter(|_| group == Group::Row);
-        let robust = robust.map_or_else(
-            || ".".to_owned(),
-            |layer| {
-                let row = local_group_matters(results, Group::Row);
-                let row = row.map_or_else(String::new, |row| {
-                    format!(", with the global group row by {:.2} %", 100.0 * row.mean)
-                });
-                format!(
-                    "; whether silos compare within rows or layers changes its perplexity by {:.2} % on average{row}.",
-                    100.0 * layer.mean
-                )
-            },
-        );
         say(
             &format!("Comparing within layers globally beats comparing within {name}s"),
             &layer_beats(results, group),
-            robust,
+            ".".to_owned(),
         );
     }
+    let matters: Vec<String> = [Group::Layer, Group::Row, Group::Column]
+        .into_iter()
+        .filter_map(|global| {
+            let spread = local_group_matters(results, global)?;
+            Some(format!("by {:.2} % with the global group {global}", 100.0 * spread.mean))
+        })
+        .collect();
+    let matters = match matters.is_empty() {
+        true => ".".to_owned(),
+        false => format!(
+            "; whether silos compare within rows or layers changes the federated perplexity {}, on average.",
+            matters.join(", ")
+        ),
+    };
+    say(
+        "Comparing within layers globally is more robust to the local group than comparing within rows",
+        &layer_is_more_robust_than(results, Group::Row),
+        matters,
+    );
     say("Not scaling beats scaling", &scaling_hurts(results), ".".to_owned());
     let iterative = iterative_beats_one_shot(results);
     let bytes = iterative_bytes(results).map_or_else(

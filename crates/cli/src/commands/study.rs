@@ -93,7 +93,12 @@ pub fn run(options: &StudyRunOptions, meter: &Meter) -> anyhow::Result<Box<dyn c
             work_left: left.units.saturating_mul(1024),
         }));
     }
-    let results = fedprune_study::run(&plan, &run_options).with_context(unusable)?;
+    let results = fedprune_study::run(&plan, &run_options).map_err(|error| match error {
+        StudyError::Plan(_) => anyhow::Error::new(error).context(unusable()),
+        other => anyhow::Error::new(other).context(format!(
+            "the study stopped; what was measured before is kept, and once this is put right `{go_on}` goes on"
+        )),
+    })?;
     drop(task.take());
     fedprune_study::files::write_plan(&options.out, &plan_text)?;
     write(&options.out, &results, started.elapsed()).map(|report| Box::new(report) as Box<dyn crate::output::Report>)

@@ -1,7 +1,7 @@
 //! Perplexity, on a logarithmic axis, by something: series of points with error bars, and a legend beside them.
 
 use super::FigureError;
-use super::canvas::{Anchor, Canvas, Look};
+use super::canvas::{Anchor, Canvas, Look, Mark};
 
 /// A mean with its standard deviation.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,8 +22,9 @@ pub(super) struct Series {
 /// What points lie at.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Axis {
-    /// Names; x counts them from 0.
-    Names(Vec<String>),
+    /// Names; x counts them from 0. No line is drawn from a name before place `gap` to one from there on: they are
+    /// of different kinds.
+    Names { names: Vec<String>, gap: usize },
     /// Numbers in ascending order, on a logarithmic axis.
     Powers(Vec<usize>),
 }
@@ -37,7 +38,7 @@ pub(super) struct Chart {
     pub series: Vec<Series>,
 }
 
-const SIZE: (u32, u32) = (860, 480);
+const SIZE: (u32, u32) = (900, 480);
 const LEFT: i32 = 90;
 const RIGHT: i32 = 600;
 const TOP: i32 = 50;
@@ -80,18 +81,26 @@ impl Chart {
             canvas.text(&self.x_title, ((LEFT + RIGHT) / 2, BOTTOM + 44), 14, Anchor::Centre)?;
             canvas.line((LEFT, TOP), (LEFT, BOTTOM), 1, 0.0)?;
             canvas.line((LEFT, BOTTOM), (RIGHT, BOTTOM), 1, 0.0)?;
-            let middle = (series.len() as i32 - 1) / 2;
+            if let Some(x) = self.gap() {
+                canvas.line((x, TOP), (x, BOTTOM), 1, 0.85)?;
+            }
+            let marked = series.iter().filter(|series| series.look.mark != Mark::None).count();
+            let (mut place, middle) = (0, (marked as i32 - 1) / 2);
             for (number, series) in series.iter().enumerate() {
-                let aside = (number as i32 - middle) * STEP;
-                let points: Vec<(i32, &Point)> = series
+                let aside = if series.look.mark == Mark::None { 0 } else { (place - middle) * STEP };
+                place += i32::from(series.look.mark != Mark::None);
+                let mut points: Vec<(i32, &Point)> = series
                     .points
                     .iter()
                     .filter(|point| drawable(point))
                     .map(|point| (self.across(point.x) + aside, point))
                     .collect();
+                points.sort_by(|(_, one), (_, other)| one.x.total_cmp(&other.x));
                 if let Some(dashes) = series.look.dashes {
-                    let line: Vec<(i32, i32)> = points.iter().map(|(x, point)| (*x, height(point.y))).collect();
-                    canvas.dashed(&line, dashes)?;
+                    for line in self.lines(series, &points) {
+                        let line: Vec<(i32, i32)> = line.iter().map(|(x, point)| (*x, height(point.y))).collect();
+                        canvas.dashed(&line, dashes)?;
+                    }
                 }
                 for (x, point) in points {
                     if point.deviation > 0.0 {
@@ -114,11 +123,33 @@ impl Chart {
         svg.map(Some)
     }
 
+    /// The lines of a series: one, or two with a gap between names of different kinds. A series without marks is one
+    /// value, drawn from end to end.
+    fn lines<'p>(&self, series: &Series, points: &'p [(i32, &'p Point)]) -> Vec<Vec<(i32, &'p Point)>> {
+        if series.look.mark == Mark::None {
+            return points.first().map(|(_, point)| vec![(LEFT, *point), (RIGHT, *point)]).into_iter().collect();
+        }
+        let before = match &self.x {
+            Axis::Names { gap, .. } => points.iter().filter(|(_, point)| point.x < *gap as f64).count(),
+            Axis::Powers(_) => points.len(),
+        };
+        let (before, after) = points.split_at(before);
+        [before, after].into_iter().filter(|line| line.len() > 1).map(<[_]>::to_vec).collect()
+    }
+
+    /// Where the gap between names of different kinds lies, in pixels.
+    fn gap(&self) -> Option<i32> {
+        match &self.x {
+            Axis::Names { names, gap } if *gap > 0 && *gap < names.len() => Some(self.across(*gap as f64 - 0.5)),
+            _ => None,
+        }
+    }
+
     /// Where an x lies, in pixels.
     fn across(&self, x: f64) -> i32 {
         let width = f64::from(RIGHT - LEFT);
         let share = match &self.x {
-            Axis::Names(names) => (x + 0.5) / names.len().max(1) as f64,
+            Axis::Names { names, .. } => (x + 0.5) / names.len().max(1) as f64,
             Axis::Powers(numbers) => {
                 let ends = numbers.first().zip(numbers.last()).map(|(first, last)| (*first as f64, *last as f64));
                 let (first, last) = ends.unwrap_or((1.0, 2.0));
@@ -130,7 +161,7 @@ impl Chart {
 
     fn x_ticks(&self) -> Vec<(i32, String)> {
         match &self.x {
-            Axis::Names(names) => {
+            Axis::Names { names, .. } => {
                 names.iter().enumerate().map(|(at, name)| (self.across(at as f64), name.clone())).collect()
             }
             Axis::Powers(numbers) => {

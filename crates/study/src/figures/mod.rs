@@ -220,6 +220,12 @@ fn place(cell: &Cell, names: &[(String, f64)]) -> Option<usize> {
     names.iter().position(|(known, _)| *known == name)
 }
 
+/// Fractions, a gap, patterns.
+fn names_axis(names: Vec<(String, f64)>) -> Axis {
+    let gap = names.iter().filter(|(name, _)| !name.contains(':')).count();
+    Axis::Names { names: names.into_iter().map(|(name, _)| name).collect(), gap }
+}
+
 fn row_or_pattern(cell: &Cell) -> bool {
     cell.key.from.is_some_and(|from| matches!(from.local_group, Group::Row | Group::NofM { .. }))
 }
@@ -255,7 +261,7 @@ fn by_sparsity(title: &str, all: &[Cell], main: &Silos) -> Result<Option<String>
     let points = magnitude.filter_map(|cell| Some(Point::of(place(cell, &names)? as f64, cell.perplexity))).collect();
     let look = Look { mark: Mark::Square, filled: true, dashes: Some(&[4, 4]) };
     series.push(Series { name: "magnitude (no text)".to_owned(), look, points });
-    let x = Axis::Names(names.into_iter().map(|(name, _)| name).collect());
+    let x = names_axis(names);
     Chart { title: title.to_owned(), x_title: "sparsity".to_owned(), x, series }.draw()
 }
 
@@ -288,7 +294,7 @@ fn by_pruner(title: &str, all: &[Cell], main: &Silos) -> Result<Option<String>, 
         let points = wanted.filter_map(|cell| Some(Point::of(place(cell, &names)? as f64, cell.perplexity))).collect();
         series.push(Series { name: pruner.clone(), look, points });
     }
-    let x = Axis::Names(names.into_iter().map(|(name, _)| name).collect());
+    let x = names_axis(names);
     Chart { title: title.to_owned(), x_title: "sparsity".to_owned(), x, series }.draw()
 }
 
