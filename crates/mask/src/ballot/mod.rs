@@ -23,6 +23,8 @@ mod container;
 mod encode;
 mod error;
 mod norm_section;
+#[allow(dead_code)]
+pub(crate) mod range_coder;
 #[cfg(test)]
 mod tests;
 
