@@ -109,12 +109,14 @@ impl BitTree {
 /// A whole number below 2^32 − 1 whose size is not known beforehand, small ones likelier: how many bits it has (of the
 /// number and one), then these from the second highest down, the first few of them under models.
 #[derive(Debug, Clone)]
+#[allow(dead_code)] // part of the coder, for formats whose numbers have no bound
 pub(crate) struct Number {
     lengths: BitTree,
     /// For each length, the first bits below the highest.
     leading: Vec<BitTree>,
 }
 
+#[allow(dead_code)]
 impl Number {
     /// Numbers of `length` significant bits have their next `modelled` under models.
     pub(crate) fn new(modelled: u32, memory: u16) -> Self {
@@ -137,11 +139,13 @@ impl Number {
 }
 
 /// Integers to numbers: 0, −1, 1, −2, …
+#[allow(dead_code)]
 pub(crate) fn zigzag(value: i32) -> u32 {
     (value as u32) << 1 ^ (value >> 31) as u32
 }
 
 /// Back again.
+#[allow(dead_code)]
 pub(crate) fn unzigzag(number: u32) -> i32 {
     (number >> 1) as i32 ^ -((number & 1) as i32)
 }

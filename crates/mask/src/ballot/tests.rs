@@ -339,3 +339,152 @@ proptest! {
         }
     }
 }
+
+fn thresholds_bytes(weights: &Weights) -> (Vec<u8>, EncodedBytes) {
+    written(&vote(&weights.layout, Pruner::WANDA, "layer"), weights, Encodings::MaskOnly, Planes::Smallest)
+}
+
+#[test]
+fn layer_masks_travel_as_thresholds_and_their_bytes_are_pinned() {
+    let weights = weights();
+    let (bytes, encoded) = thresholds_bytes(&weights);
+    let ballot = Ballot::parse(&bytes, &weights.layout).unwrap();
+    assert_eq!((0..8).filter(|tap| ballot.encoding(*tap) == Encoding::ColumnThresholds).count(), 7);
+    assert_eq!(ballot.encoding(7), Encoding::Bitmap, "two rows of 48");
+    assert_eq!((encoded.norms, encoded.bitmaps), (0, 9 + 12));
+    assert_eq!(Digest::of(&bytes).to_string(), "d1ea49a8045d45e3959a13a4feb92cc5b9202e8950431b32e2334b70482f9233");
+}
+
+/// Two silos whose norms differ and whose masks do not.
+#[test]
+fn thresholds_are_a_function_of_the_mask() {
+    let weights = weights();
+    let header = vote(&weights.layout, Pruner::WANDA, "layer");
+    let with_norms = |norms: &[NormVector]| {
+        let mut bytes = Vec::new();
+        encode_ballot::<Infallible>(&header, &weights.layout, norms, Encodings::MaskOnly, &weights, &mut |part| {
+            bytes.extend_from_slice(part);
+            Ok(())
+        })
+        .unwrap();
+        bytes
+    };
+    let masks_of = |bytes: &[u8]| -> Vec<MatrixMask> {
+        let ballot = Ballot::parse(bytes, &weights.layout).unwrap();
+        (0..weights.layout.matrices().len()).map(|at| ballot.mask(at, weights.matrix(at)).unwrap()).collect()
+    };
+    let norms = norms(&weights.layout);
+    let collected = with_norms(&norms);
+    let (mut same, mut different) = (0, 0);
+    for channel in 0..norms[0].len() {
+        let mut bits = norms[0].bits().to_vec();
+        bits[channel] ^= 1;
+        let Ok(nudged) = NormVector::from_canonical_bits(bits) else { continue };
+        let others = with_norms(&[&[nudged], &norms[1..]].concat());
+        let equal = masks_of(&others) == masks_of(&collected);
+        assert_eq!(others == collected, equal);
+        same += usize::from(equal);
+        different += usize::from(!equal);
+    }
+    assert!(same > 0 && different > 0, "{same} {different}");
+    // an explicit mask of the same bits has the same section
+    let ballot = Ballot::parse(&collected, &weights.layout).unwrap();
+    let (header, mut file) = (
+        MaskHeader {
+            model: ballot.model(),
+            layout: weights.layout.digest(),
+            group: Group::Layer,
+            sparsity: ballot.sparsity(),
+            votes: 1,
+        },
+        Vec::new(),
+    );
+    let mut masks = |index: usize| ballot.mask(index, weights.matrix(index));
+    let encoded = encode_mask_smallest(&header, &weights.layout, &mut masks, &weights, &mut |part| {
+        file.extend_from_slice(part);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(encoded.thresholds, ballot.encoded_bytes().thresholds);
+    let body = (encoded.thresholds + encoded.bitmaps) as usize;
+    assert_eq!(file[file.len() - body..], collected[collected.len() - body..]);
+    let mask = Ballot::parse(&file, &weights.layout).unwrap();
+    for index in 0..weights.layout.matrices().len() {
+        assert_eq!(
+            mask.mask(index, weights.matrix(index)).unwrap(),
+            ballot.mask(index, weights.matrix(index)).unwrap()
+        );
+    }
+    // a mask that is none falls back to bits
+    let by_row = vote(&weights.layout, Pruner::WANDA, "row");
+    let (bytes, _) = written(&by_row, &weights, Encodings::Auto, Planes::Smallest);
+    let by_row = Ballot::parse(&bytes, &weights.layout).unwrap();
+    let header = MaskHeader { group: Group::Row, ..header };
+    let mut masks = |index: usize| by_row.mask(index, weights.matrix(index));
+    let encoded =
+        encode_mask_smallest::<BallotError>(&header, &weights.layout, &mut masks, &weights, &mut |_| Ok(())).unwrap();
+    assert_eq!(encoded.thresholds, 0);
+}
+
+#[test]
+fn thresholds_that_say_no_mask_of_the_header_are_refused() {
+    let weights = weights();
+    let (bytes, encoded) = thresholds_bytes(&weights);
+    // of a header that prunes a little more
+    let mut header = vote(&weights.layout, Pruner::WANDA, "layer");
+    header.sparsity = "0.58".parse().unwrap();
+    let mut other = Header::Vote(header).to_bytes();
+    other.extend(&bytes[other.len()..]);
+    let ballot = Ballot::parse(&other, &weights.layout).unwrap();
+    let error = ballot.mask(0, weights.matrix(0)).unwrap_err();
+    assert!(matches!(error, BallotError::Budget { .. }), "{error}");
+    // of a group that has none
+    let mut row = Header::Vote(vote(&weights.layout, Pruner::WANDA, "row")).to_bytes();
+    row.extend(&bytes[row.len()..]);
+    let error = Ballot::parse(&row, &weights.layout).unwrap_err().to_string();
+    assert!(error.contains("have the encoding 3"), "{error}");
+    // of weights in another format
+    let ballot = Ballot::parse(&bytes, &weights.layout).unwrap();
+    let view = weights.matrix(0);
+    let halves = WeightsView::new(DType::F16, view.rows(), view.columns(), view.bytes()).unwrap();
+    let error = ballot.mask(0, halves).unwrap_err().to_string();
+    assert!(error.contains("`0.q`") && error.contains("another format"), "{error}");
+    // longer than it is
+    let at = encoded.header as usize;
+    let mut longer = bytes.clone();
+    let length = u32::from_le_bytes(longer[at..at + 4].try_into().unwrap());
+    longer[at..at + 4].copy_from_slice(&(length + 1).to_le_bytes());
+    longer.insert(at + 4 + length as usize, 7);
+    let error = Ballot::parse(&longer, &weights.layout).unwrap_err().to_string();
+    assert!(error.contains("column thresholds are damaged"), "{error}");
+}
+
+#[test]
+fn truncated_thresholds_are_refused() {
+    let weights = weights();
+    let (bytes, _) = thresholds_bytes(&weights);
+    for length in 0..bytes.len() {
+        assert!(Ballot::parse(&bytes[..length], &weights.layout).is_err(), "{length} of {}", bytes.len());
+    }
+}
+
+proptest! {
+    #[test]
+    fn damaged_thresholds_never_panic(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let weights = weights();
+        let (mut bytes, _) = thresholds_bytes(&weights);
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Ok(ballot) = Ballot::parse(&bytes, &weights.layout) {
+            for index in 0..weights.layout.matrices().len() {
+                if let Ok(mask) = ballot.mask(index, weights.matrix(index)) {
+                    prop_assert_eq!(check_budgets(&mask, ballot.group(), ballot.sparsity()), Ok(()));
+                }
+            }
+        }
+    }
+}
