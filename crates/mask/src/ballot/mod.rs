@@ -46,9 +46,10 @@ use crate::layout::Layout;
 use crate::matrix_mask::MatrixMask;
 use crate::norms::NormVector;
 use crate::select::derive_mask;
+use crate::tally::by_threshold::Source;
 use crate::thresholds::Gaps;
 use crate::weights::WeightsView;
-use crate::{Digest, Group, Sparsity};
+use crate::{Digest, Group, Pruner, Sparsity};
 use bitmap_section::Section;
 pub(crate) use threshold_section::Carried;
 
@@ -254,6 +255,23 @@ impl<'a> Ballot<'a> {
     /// When the layout has no such tap.
     pub fn norms(&self, tap: usize) -> Option<&NormVector> {
         self.norms[tap].as_ref().filter(|norms| !norms.is_empty())
+    }
+
+    /// What says the mask of one matrix, if it is a column prefix that need not be looked at to know.
+    pub(crate) fn prefix_source(&self, index: usize) -> Option<Source<'_>> {
+        if self.group() != Group::Layer {
+            return None;
+        }
+        if let Some(carried) = &self.thresholds[index] {
+            return Some(Source::Carried(carried));
+        }
+        let tap = self.layout.taps().partition_point(|range| range.end <= index);
+        match (&self.header, &self.norms[tap]) {
+            (BallotHeader::Vote(vote), Some(norms)) if self.encodings[tap] == Encoding::Norms => {
+                matches!(vote.pruner, Pruner::WANDA | Pruner::MAGNITUDE).then_some(Source::Norms(vote.pruner, norms))
+            }
+            _ => None,
+        }
     }
 
     /// The mask of one matrix, from its bitmap, or made from `weights` by its thresholds or norms.

@@ -13,6 +13,7 @@ use crate::ballot::{
 use crate::layout::Layout;
 use crate::matrix_mask::MatrixMask;
 use crate::sparsity::{Group, Sparsity, SparsityError};
+use crate::tally::by_threshold::{Source, mask_by_thresholds};
 use crate::tally::{BATCH, Counts, global_mask};
 use crate::weights::WeightsView;
 
@@ -279,16 +280,60 @@ impl<'a> Tally<'a> {
         by_weight.sort_by_key(|voter| voter.weight);
         for equal in by_weight.chunk_by(|a, b| a.weight == b.weight) {
             for batch in equal.chunks(BATCH) {
-                let masks = batch.iter().map(|voter| {
-                    let mask = voter.ballot.mask(index, weights);
-                    mask.map_err(|source| TallyError::Ballot { member: voter.name.clone(), source })
-                });
+                let masks = batch.iter().map(|voter| self.mask_of(voter, index, weights));
                 let masks: Vec<MatrixMask> = masks.collect::<Result<_, _>>()?;
                 let added = counts.add(batch[0].weight, &masks.iter().collect::<Vec<_>>());
                 assert!(added.is_ok(), "the total is the sum of the weights");
             }
         }
         Ok(counts)
+    }
+
+    /// The global mask of one matrix.
+    ///
+    /// Of ballots that are column prefixes (norms or thresholds of the group `layer`) none is expanded; of others at
+    /// most [`BATCH`] masks are in memory at a time. The bits are those of [`Tally::matrix`].
+    ///
+    /// # Errors
+    /// [`TallyError::Ballot`] naming the ballot whose mask cannot be used.
+    ///
+    /// # Panics
+    /// When the layout has no matrix `index`.
+    pub fn mask(&self, index: usize, weights: WeightsView<'_>) -> Result<MatrixMask, TallyError> {
+        check_shape(&self.layout.matrices()[index], weights.rows(), weights.columns())?;
+        if let Some(distinct) = self.distinct_prefixes(index) {
+            if let [(_, _, voter)] = distinct[..] {
+                return self.mask_of(voter, index, weights);
+            }
+            let ballots: Vec<(u32, Source<'_>)> =
+                distinct.iter().map(|(weight, source, _)| (*weight, *source)).collect();
+            if let Some(mask) = mask_by_thresholds(&ballots, self.sparsity, weights) {
+                return Ok(mask);
+            }
+        }
+        Ok(self.matrix(index, weights)?.0)
+    }
+
+    fn mask_of(&self, voter: &Voter<'a>, index: usize, weights: WeightsView<'_>) -> Result<MatrixMask, TallyError> {
+        let mask = voter.ballot.mask(index, weights);
+        mask.map_err(|source| TallyError::Ballot { member: voter.name.clone(), source })
+    }
+
+    /// What says the masks of one matrix, equal ones together with their weight, if all are column prefixes of
+    /// one budget and the global pool is the layer too.
+    fn distinct_prefixes(&self, index: usize) -> Option<Vec<(u32, Source<'_>, &Voter<'a>)>> {
+        if self.group != Group::Layer || self.voters[0].ballot.group() != Group::Layer {
+            return None;
+        }
+        let mut distinct: Vec<(u32, Source<'_>, &Voter<'a>)> = Vec::new();
+        for voter in &self.voters {
+            let source = voter.ballot.prefix_source(index)?;
+            match distinct.iter_mut().find(|(_, other, _)| source.is_same(other)) {
+                Some((weight, ..)) => *weight += voter.weight,
+                None => distinct.push((voter.weight, source, voter)),
+            }
+        }
+        Some(distinct)
     }
 
     /// The global mask of one matrix, and the counts that it came from.

@@ -7,9 +7,11 @@
 //! |---|---|
 //! | [`counts`] | how often each weight was pruned, in bit planes |
 //! | [`global`] | counts to the global mask |
+//! | `by_threshold` | the global `layer` mask of column-prefix ballots, none of them expanded |
 //! | [`scale`] | zeroing and support scaling of stored weights |
 //! | [`mod@file`] | the agreed set as a file, and matrix by matrix to masks |
 
+pub(crate) mod by_threshold;
 pub mod counts;
 pub mod file;
 pub mod global;
