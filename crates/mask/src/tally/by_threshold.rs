@@ -66,79 +66,216 @@ struct Voter {
     wanted: Option<u64>,
 }
 
-/// The global mask of ballots of these weights, all of which prune `sparsity` of the layer; none where it takes
-/// expanding them.
-pub(crate) fn mask_by_thresholds(
-    ballots: &[(u32, Source<'_>)],
-    sparsity: Sparsity,
-    weights: WeightsView<'_>,
-) -> Option<MatrixMask> {
-    let (rows, columns) = (weights.rows(), weights.columns());
-    let pool = rows as u64 * columns as u64;
-    let budget = sparsity.budget(pool);
-    if weights.dtype() == DType::F32 {
-        return None;
-    }
-    if budget == 0 {
-        // nothing is pruned: whoever carried thresholds must say so
-        let none = |(_, source): &(u32, Source<'_>)| match source {
-            Source::Norms(..) => true,
-            Source::Carried(carried) => {
-                carried.dtype() == weights.dtype()
-                    && carried.thresholds.split.is_none()
-                    && carried.thresholds.levels.iter().all(|level| *level == 0)
-            }
-        };
-        return ballots.iter().all(none).then(|| MatrixMask::kept(rows, columns));
-    }
-    let sample = Sample::of(weights);
-    let scores: Vec<Option<Scores>> = ballots
-        .par_iter()
-        .map(|(_, source)| match source {
-            Source::Norms(pruner, norms) => {
-                let factors = factors(*pruner, norms, columns)?;
-                Some(Scores::new(factors, weights.dtype(), &sample, budget, pool))
-            }
-            Source::Carried(_) => None,
-        })
-        .collect();
-    let range = range_of(ballots, &scores, weights)?;
-    let band = Band::count(weights, range)?;
-    let voters: Option<Vec<Voter>> = ballots
-        .par_iter()
-        .zip(&scores)
-        .map(|((weight, source), scores)| match (source, scores) {
-            (Source::Norms(..), Some(scores)) => {
-                let found = scores.thresholds(&band, budget)?;
-                let (split, wanted) = match found.split {
-                    // the end is looked up below
-                    Some(UnplacedSplit { magnitude, columns, wanted }) => {
-                        (Some(Split { magnitude, last: 0, columns }), Some(wanted))
-                    }
-                    None => (None, None),
-                };
-                Some(Voter { weight: *weight, thresholds: ColumnThresholds { levels: found.levels, split }, wanted })
-            }
-            (Source::Carried(carried), _) => {
-                Some(Voter { weight: *weight, thresholds: carried.thresholds.clone(), wanted: None })
-            }
-            _ => None,
-        })
-        .collect();
-    let mut voters = voters?;
-    let ties = Ties::look_up(&mut voters, weights)?;
-    for (voter, (_, source)) in voters.iter().zip(ballots) {
-        if let Source::Carried(carried) = source
-            && !is_sound(carried, voter, &band, &ties, budget)
-        {
+/// The votes of one matrix's column-prefix ballots, in histograms: what is known after W has been read once.
+pub struct LayerVotes {
+    voters: Vec<Voter>,
+    band: Band,
+    ties: Ties,
+    budget: u64,
+    rows: usize,
+    columns: usize,
+}
+
+/// Where the votes of a layer run out of budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerThreshold {
+    /// More votes than this: pruned. Fewer: kept.
+    pub votes: u32,
+    /// Weights with more.
+    pub more: u64,
+    /// Weights with as many, of which the lightest are pruned up to the budget.
+    pub equal: u64,
+}
+
+impl LayerVotes {
+    /// Of ballots all of which prune `sparsity` of the layer; none where it takes expanding them. Reads `weights` once
+    /// or twice, and of columns that ballots split a little more.
+    pub(crate) fn new(ballots: &[(u32, Source<'_>)], sparsity: Sparsity, weights: WeightsView<'_>) -> Option<Self> {
+        let (rows, columns) = (weights.rows(), weights.columns());
+        let pool = rows as u64 * columns as u64;
+        let budget = sparsity.budget(pool);
+        if budget == 0 || weights.dtype() == DType::F32 {
             return None;
         }
+        let sample = Sample::of(weights);
+        let scores: Vec<Option<Scores>> = ballots
+            .par_iter()
+            .map(|(_, source)| match source {
+                Source::Norms(pruner, norms) => {
+                    let factors = factors(*pruner, norms, columns)?;
+                    Some(Scores::new(factors, weights.dtype(), &sample, budget, pool))
+                }
+                Source::Carried(_) => None,
+            })
+            .collect();
+        let band = Band::count(weights, range_of(ballots, &scores, weights)?)?;
+        let voters: Option<Vec<Voter>> = ballots
+            .par_iter()
+            .zip(&scores)
+            .map(|((weight, source), scores)| match (source, scores) {
+                (Source::Norms(..), Some(scores)) => {
+                    let found = scores.thresholds(&band, budget)?;
+                    let (split, wanted) = match found.split {
+                        // the end is looked up below
+                        Some(UnplacedSplit { magnitude, columns, wanted }) => {
+                            (Some(Split { magnitude, last: 0, columns }), Some(wanted))
+                        }
+                        None => (None, None),
+                    };
+                    Some(Voter {
+                        weight: *weight,
+                        thresholds: ColumnThresholds { levels: found.levels, split },
+                        wanted,
+                    })
+                }
+                (Source::Carried(carried), _) => {
+                    Some(Voter { weight: *weight, thresholds: carried.thresholds.clone(), wanted: None })
+                }
+                _ => None,
+            })
+            .collect();
+        let mut voters = voters?;
+        let ties = Ties::look_up(&mut voters, weights)?;
+        for (voter, (_, source)) in voters.iter().zip(ballots) {
+            if let Source::Carried(carried) = source
+                && !is_sound(carried, voter, &band, &ties, budget)
+            {
+                return None;
+            }
+        }
+        Some(Self { voters, band, ties, budget, rows, columns })
     }
-    let (levels, marked) = decide(&voters, &band, &ties, budget, weights)?;
-    let mut mask = ColumnThresholds { levels, split: None }.expand(weights);
-    let words = mask.words_mut();
-    marked.iter().for_each(|index| words[(index / 64) as usize] |= 1 << (index % 64));
-    Some(mask)
+
+    /// The number of votes at which the budget runs out, from thresholds and histograms alone.
+    pub fn threshold(&self) -> Option<LayerThreshold> {
+        threshold_count(self, &self.votes_of_places())
+    }
+
+    /// The global mask; none where too many weights tie to be looked up one by one.
+    ///
+    /// # Panics
+    /// When `weights` have another shape than those that were read.
+    pub fn mask(&self, weights: WeightsView<'_>) -> Option<MatrixMask> {
+        assert_eq!((weights.rows(), weights.columns()), (self.rows, self.columns), "the weights that were read");
+        let (levels, marked) = self.decide(weights)?;
+        let mut mask = ColumnThresholds { levels, split: None }.expand(weights);
+        let words = mask.words_mut();
+        marked.iter().for_each(|index| words[(index / 64) as usize] |= 1 << (index % 64));
+        Some(mask)
+    }
+
+    fn total(&self) -> u32 {
+        self.voters.iter().map(|voter| voter.weight).sum()
+    }
+
+    /// Votes of the weights that are looked up one by one.
+    fn votes_of_places(&self) -> Vec<u32> {
+        let Self { voters, ties, .. } = self;
+        let base: Vec<u32> =
+            ties.cells.iter().map(|&(column, magnitude)| votes_above(voters, column as usize, magnitude)).collect();
+        let votes = |&(index, cell): &(u64, u32)| {
+            let splits = ties.splitters[cell as usize].iter().filter_map(|voter| {
+                let voter = &voters[*voter as usize];
+                voter.thresholds.split.as_ref().filter(|split| index <= split.last).map(|_| voter.weight)
+            });
+            base[cell as usize] + splits.sum::<u32>()
+        };
+        ties.places.iter().map(votes).collect()
+    }
+
+    /// The level of each column below which everything is pruned, and flat indices that are pruned besides.
+    fn decide(&self, weights: WeightsView<'_>) -> Option<(Vec<u32>, Vec<u64>)> {
+        let Self { voters, band, ties, budget, columns, .. } = self;
+        let (budget, columns) = (*budget, *columns);
+        let places = self.votes_of_places();
+        let LayerThreshold { votes, more, equal } = threshold_count(self, &places)?;
+        let wanted = budget - more;
+        let saturated = wanted == equal;
+        if votes == self.total() && !saturated {
+            // more are pruned by everybody than anybody may prune: not the ballots of one budget
+            return None;
+        }
+        // of those with as many votes, by |W|: the magnitude at which the budget ends
+        let (mut magnitude, mut rest, mut all_of_it) = (top_level(weights.dtype()), 0, true);
+        let mut with_votes: Vec<(u32, u32, u64)> = Vec::new();
+        if !saturated {
+            let tasks: Vec<usize> = (0..columns).step_by(TASK_COLUMNS).collect();
+            with_votes = tasks
+                .into_par_iter()
+                .map(|first| {
+                    let (mut found, mut scratch) = (Vec::new(), Vec::new());
+                    for column in first..(first + TASK_COLUMNS).min(columns) {
+                        for_each_step(voters, band, ties, column, &mut scratch, |level, weights, of_level| {
+                            if of_level == votes {
+                                found.push((level, column as u32, u64::from(weights)));
+                            }
+                            of_level >= votes
+                        });
+                    }
+                    found
+                })
+                .collect::<Vec<_>>()
+                .concat();
+            let mut by_magnitude: Vec<(u32, u64)> =
+                with_votes.iter().map(|(level, _, weights)| (*level, *weights)).collect();
+            let tying = ties.places.iter().zip(&places).filter(|(_, of_place)| **of_place == votes);
+            by_magnitude.extend(tying.map(|((_, cell), _)| (ties.cells[*cell as usize].1, 1)));
+            by_magnitude.sort_unstable();
+            rest = wanted;
+            for same in by_magnitude.chunk_by(|a, b| a.0 == b.0) {
+                let weights: u64 = same.iter().map(|step| step.1).sum();
+                magnitude = same[0].0;
+                if weights >= rest {
+                    all_of_it = weights == rest;
+                    break;
+                }
+                rest -= weights;
+            }
+        }
+        let is_pruned =
+            |of: u32, level: u32| of > votes || of == votes && (level < magnitude || level == magnitude && all_of_it);
+        let levels: Vec<u32> = (0..columns)
+            .into_par_iter()
+            .with_min_len(TASK_COLUMNS)
+            .map_init(Vec::new, |scratch, column| {
+                let mut below = band.low(column);
+                for_each_step(voters, band, ties, column, scratch, |level, _, votes| {
+                    let pruned = is_pruned(votes, level);
+                    if pruned {
+                        below = level + 1;
+                    }
+                    pruned
+                });
+                below
+            })
+            .collect();
+        let mut marked: Vec<u64> = Vec::new();
+        let split_here = |of: u32, level: u32| of == votes && level == magnitude && !all_of_it;
+        for (&(index, cell), &of_place) in ties.places.iter().zip(&places) {
+            if is_pruned(of_place, ties.cells[cell as usize].1) {
+                marked.push(index);
+            }
+        }
+        if !all_of_it {
+            // the first by flat index of those with that magnitude and as many votes
+            let cells: Vec<(u32, u32)> = with_votes
+                .iter()
+                .filter(|(level, ..)| *level == magnitude)
+                .map(|(level, column, _)| (*column, *level))
+                .collect();
+            let most = weights.rows() * columns / 16 + FREE_PLACES;
+            let mut found: Vec<u64> = places_of(weights, &cells, most)?.into_iter().map(|(index, _)| index).collect();
+            let tying = ties.places.iter().zip(&places);
+            found.extend(
+                tying
+                    .filter(|((_, cell), of)| split_here(**of, ties.cells[*cell as usize].1))
+                    .map(|((index, _), _)| *index),
+            );
+            found.sort_unstable();
+            marked.extend(&found[..(rest as usize).min(found.len())]);
+        }
+        Some((levels, marked))
+    }
 }
 
 /// The levels that have to be counted: where any ballot may end, and what its check looks at.
@@ -333,8 +470,7 @@ impl Tally {
         }
     }
 
-    /// The number of votes at which `budget` weights run out, how many have more, and how many as many.
-    fn threshold(self, budget: u64) -> Option<(u32, u64, u64)> {
+    fn threshold(self, budget: u64) -> Option<LayerThreshold> {
         let mut steps: Vec<(u32, u64)> = match self {
             Self::Table(table) => (0..).zip(table).collect(),
             Self::List(list) => list,
@@ -344,7 +480,7 @@ impl Tally {
         for same in steps.chunk_by(|a, b| a.0 == b.0) {
             let weights: u64 = same.iter().map(|step| step.1).sum();
             if more + weights >= budget {
-                return Some((same[0].0, more, weights));
+                return Some(LayerThreshold { votes: same[0].0, more, equal: weights });
             }
             more += weights;
         }
@@ -352,17 +488,10 @@ impl Tally {
     }
 }
 
-/// The number of votes at which the budget runs out, how many weights have more, and how many as many; `places` are the
-/// votes of the weights that ballots split.
-fn threshold_count(
-    voters: &[Voter],
-    band: &Band,
-    ties: &Ties,
-    places: &[u32],
-    budget: u64,
-    columns: usize,
-) -> Option<(u32, u64, u64)> {
-    let total = voters.iter().map(|voter| voter.weight).sum();
+/// Where the budget runs out; `places` are the votes of the weights that ballots split.
+fn threshold_count(all: &LayerVotes, places: &[u32]) -> Option<LayerThreshold> {
+    let LayerVotes { voters, band, ties, budget, columns, .. } = all;
+    let (total, columns) = (all.total(), *columns);
     let tasks: Vec<usize> = (0..columns).step_by(TASK_COLUMNS).collect();
     let mut tally = tasks
         .into_par_iter()
@@ -382,118 +511,7 @@ fn threshold_count(
         .reduce(|| Tally::new(total), Tally::join);
     tally.add(total, band.below());
     places.iter().for_each(|votes| tally.add(*votes, 1));
-    tally.threshold(budget)
-}
-
-/// The level of each column below which everything is pruned, and flat indices that are pruned besides.
-fn decide(
-    voters: &[Voter],
-    band: &Band,
-    ties: &Ties,
-    budget: u64,
-    weights: WeightsView<'_>,
-) -> Option<(Vec<u32>, Vec<u64>)> {
-    let columns = weights.columns();
-    let places: Vec<u32> = {
-        let base: Vec<u32> =
-            ties.cells.iter().map(|&(column, magnitude)| votes_above(voters, column as usize, magnitude)).collect();
-        let votes = |&(index, cell): &(u64, u32)| {
-            let splits = ties.splitters[cell as usize].iter().filter_map(|voter| {
-                let voter = &voters[*voter as usize];
-                voter.thresholds.split.as_ref().filter(|split| index <= split.last).map(|_| voter.weight)
-            });
-            base[cell as usize] + splits.sum::<u32>()
-        };
-        ties.places.iter().map(votes).collect()
-    };
-    let (votes, more, equal) = threshold_count(voters, band, ties, &places, budget, columns)?;
-    let wanted = budget - more;
-    let total: u32 = voters.iter().map(|voter| voter.weight).sum();
-    let saturated = wanted == equal;
-    if votes == total && !saturated {
-        // more are pruned by everybody than anybody may prune: not the ballots of one budget
-        return None;
-    }
-    // of those with as many votes, by |W|: the magnitude at which the budget ends
-    let (mut magnitude, mut rest, mut all_of_it) = (top_level(weights.dtype()), 0, true);
-    let mut with_votes: Vec<(u32, u32, u64)> = Vec::new();
-    if !saturated {
-        let tasks: Vec<usize> = (0..columns).step_by(TASK_COLUMNS).collect();
-        with_votes = tasks
-            .into_par_iter()
-            .map(|first| {
-                let (mut found, mut scratch) = (Vec::new(), Vec::new());
-                for column in first..(first + TASK_COLUMNS).min(columns) {
-                    for_each_step(voters, band, ties, column, &mut scratch, |level, weights, of_level| {
-                        if of_level == votes {
-                            found.push((level, column as u32, u64::from(weights)));
-                        }
-                        of_level >= votes
-                    });
-                }
-                found
-            })
-            .collect::<Vec<_>>()
-            .concat();
-        let mut by_magnitude: Vec<(u32, u64)> =
-            with_votes.iter().map(|(level, _, weights)| (*level, *weights)).collect();
-        let tying = ties.places.iter().zip(&places).filter(|(_, of_place)| **of_place == votes);
-        by_magnitude.extend(tying.map(|((_, cell), _)| (ties.cells[*cell as usize].1, 1)));
-        by_magnitude.sort_unstable();
-        rest = wanted;
-        for same in by_magnitude.chunk_by(|a, b| a.0 == b.0) {
-            let weights: u64 = same.iter().map(|step| step.1).sum();
-            magnitude = same[0].0;
-            if weights >= rest {
-                all_of_it = weights == rest;
-                break;
-            }
-            rest -= weights;
-        }
-    }
-    let is_pruned =
-        |of: u32, level: u32| of > votes || of == votes && (level < magnitude || level == magnitude && all_of_it);
-    let levels: Vec<u32> = (0..columns)
-        .into_par_iter()
-        .with_min_len(TASK_COLUMNS)
-        .map_init(Vec::new, |scratch, column| {
-            let mut below = band.low(column);
-            for_each_step(voters, band, ties, column, scratch, |level, _, votes| {
-                let pruned = is_pruned(votes, level);
-                if pruned {
-                    below = level + 1;
-                }
-                pruned
-            });
-            below
-        })
-        .collect();
-    let mut marked: Vec<u64> = Vec::new();
-    let split_here = |of: u32, level: u32| of == votes && level == magnitude && !all_of_it;
-    for (&(index, cell), &of_place) in ties.places.iter().zip(&places) {
-        if is_pruned(of_place, ties.cells[cell as usize].1) {
-            marked.push(index);
-        }
-    }
-    if !all_of_it {
-        // the first by flat index of those with that magnitude and as many votes
-        let cells: Vec<(u32, u32)> = with_votes
-            .iter()
-            .filter(|(level, ..)| *level == magnitude)
-            .map(|(level, column, _)| (*column, *level))
-            .collect();
-        let most = weights.rows() * columns / 16 + FREE_PLACES;
-        let mut found: Vec<u64> = places_of(weights, &cells, most)?.into_iter().map(|(index, _)| index).collect();
-        let tying = ties.places.iter().zip(&places);
-        found.extend(
-            tying
-                .filter(|((_, cell), of)| split_here(**of, ties.cells[*cell as usize].1))
-                .map(|((index, _), _)| *index),
-        );
-        found.sort_unstable();
-        marked.extend(&found[..(rest as usize).min(found.len())]);
-    }
-    Some((levels, marked))
+    tally.threshold(*budget)
 }
 
 /// Votes of the ballots whose threshold is above a level.
@@ -635,7 +653,9 @@ mod tests {
                     .zip(&ballots)
                     .map(|((weight, _), ballot)| Some((*weight, ballot.prefix_source(index)?)))
                     .collect();
-                if let Some(mask) = sources.and_then(|sources| mask_by_thresholds(&sources, self.sparsity(), view)) {
+                if let Some(mask) =
+                    sources.and_then(|sources| LayerVotes::new(&sources, self.sparsity(), view)?.mask(view))
+                {
                     assert_eq!(mask, expected, "{index}");
                     by_threshold += 1;
                 }
@@ -714,7 +734,7 @@ mod tests {
         }
         let sources: Vec<(u32, Source<'_>)> =
             voters.iter().map(|voter| (1, voter.ballot.prefix_source(0).unwrap())).collect();
-        assert_eq!(mask_by_thresholds(&sources, case.sparsity(), weights.matrix(0)), None);
+        assert!(LayerVotes::new(&sources, case.sparsity(), weights.matrix(0)).is_none());
         let tally = Tally::new(&weights.layout, Group::Layer, voters.clone()).unwrap();
         let error = tally.mask(0, weights.matrix(0)).unwrap_err();
         assert!(error.to_string().contains("`bob`"), "{error}");

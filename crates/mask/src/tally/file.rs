@@ -13,7 +13,7 @@ use crate::ballot::{
 use crate::layout::Layout;
 use crate::matrix_mask::MatrixMask;
 use crate::sparsity::{Group, Sparsity, SparsityError};
-use crate::tally::by_threshold::{Source, mask_by_thresholds};
+use crate::tally::by_threshold::{LayerVotes, Source};
 use crate::tally::{BATCH, Counts, global_mask};
 use crate::weights::WeightsView;
 
@@ -116,6 +116,9 @@ pub struct Voter<'a> {
     /// The ballot.
     pub ballot: Ballot<'a>,
 }
+
+/// Weight of equal ballots together, what says their mask, and one who cast it.
+type Prefix<'t, 'a> = (u32, Source<'t>, &'t Voter<'a>);
 
 /// An agreed set of ballots, checked to belong together.
 #[derive(Debug, Clone)]
@@ -301,17 +304,33 @@ impl<'a> Tally<'a> {
     /// When the layout has no matrix `index`.
     pub fn mask(&self, index: usize, weights: WeightsView<'_>) -> Result<MatrixMask, TallyError> {
         check_shape(&self.layout.matrices()[index], weights.rows(), weights.columns())?;
-        if let Some(distinct) = self.distinct_prefixes(index) {
-            if let [(_, _, voter)] = distinct[..] {
-                return self.mask_of(voter, index, weights);
-            }
-            let ballots: Vec<(u32, Source<'_>)> =
-                distinct.iter().map(|(weight, source, _)| (*weight, *source)).collect();
-            if let Some(mask) = mask_by_thresholds(&ballots, self.sparsity, weights) {
-                return Ok(mask);
-            }
+        let distinct = self.distinct_prefixes(index);
+        if let Some([(_, _, voter)]) = distinct.as_deref() {
+            return self.mask_of(voter, index, weights);
         }
-        Ok(self.matrix(index, weights)?.0)
+        let votes = distinct.and_then(|distinct| self.votes_of_prefixes(&distinct, weights));
+        match votes.and_then(|votes| votes.mask(weights)) {
+            Some(mask) => Ok(mask),
+            None => Ok(self.matrix(index, weights)?.0),
+        }
+    }
+
+    /// The votes of one matrix in histograms, if its ballots are column prefixes of a 16-bit matrix: the number of votes
+    /// at which the budget runs out follows from them without weights.
+    ///
+    /// # Errors
+    /// [`TallyError::File`] for weights of another shape than the layout says.
+    ///
+    /// # Panics
+    /// When the layout has no matrix `index`.
+    pub fn layer_votes(&self, index: usize, weights: WeightsView<'_>) -> Result<Option<LayerVotes>, TallyError> {
+        check_shape(&self.layout.matrices()[index], weights.rows(), weights.columns())?;
+        Ok(self.distinct_prefixes(index).and_then(|distinct| self.votes_of_prefixes(&distinct, weights)))
+    }
+
+    fn votes_of_prefixes(&self, distinct: &[Prefix<'_, 'a>], weights: WeightsView<'_>) -> Option<LayerVotes> {
+        let ballots: Vec<(u32, Source<'_>)> = distinct.iter().map(|(weight, source, _)| (*weight, *source)).collect();
+        LayerVotes::new(&ballots, self.sparsity, weights)
     }
 
     fn mask_of(&self, voter: &Voter<'a>, index: usize, weights: WeightsView<'_>) -> Result<MatrixMask, TallyError> {
@@ -321,11 +340,11 @@ impl<'a> Tally<'a> {
 
     /// What says the masks of one matrix, equal ones together with their weight, if all are column prefixes of
     /// one budget and the global pool is the layer too.
-    fn distinct_prefixes(&self, index: usize) -> Option<Vec<(u32, Source<'_>, &Voter<'a>)>> {
+    fn distinct_prefixes(&self, index: usize) -> Option<Vec<Prefix<'_, 'a>>> {
         if self.group != Group::Layer || self.voters[0].ballot.group() != Group::Layer {
             return None;
         }
-        let mut distinct: Vec<(u32, Source<'_>, &Voter<'a>)> = Vec::new();
+        let mut distinct: Vec<Prefix<'_, 'a>> = Vec::new();
         for voter in &self.voters {
             let source = voter.ballot.prefix_source(index)?;
             match distinct.iter_mut().find(|(_, other, _)| source.is_same(other)) {

@@ -19,6 +19,7 @@ pub mod scale;
 #[cfg(test)]
 mod tests;
 
+pub use by_threshold::{LayerThreshold, LayerVotes};
 pub use counts::{BATCH, Counts, TotalError, count_one_by_one};
 pub use file::{Tally, TallyError, Voter, encode_tally};
 pub use global::{GlobalKeys, global_mask};
