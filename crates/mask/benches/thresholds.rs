@@ -16,7 +16,7 @@ use common::{Stored, norms, read_all};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fedprune_mask::ballot::{Encodings, VoteHeader};
 use fedprune_mask::layout::Matrix;
-use fedprune_mask::tally::Voter;
+use fedprune_mask::tally::{Voter, global_mask};
 use fedprune_mask::{
     Ballot, Digest, Group, Layout, MatrixSource, NormVector, Pruner, Sparsity, Tally, Tap, WeightsView, derive_mask,
     encode_ballot,
@@ -86,15 +86,21 @@ fn thresholds(criterion: &mut Criterion) {
             let tally = Tally::new(&layout, Group::Layer, voters.collect()).expect("one round");
             let view = weights.view();
             let votes = tally.layer_votes(0, view).expect("the shape").expect("column prefixes");
-            assert_eq!(votes.mask(view).as_ref(), Some(&tally.matrix(0, view).expect("sound").0));
+            assert_eq!(votes.counts(view), tally.counts_by_masks(0, view).expect("sound"));
             let mut group = criterion.benchmark_group(format!("thresholds/tally-64-{name}-{rows}x{columns}"));
             group.throughput(Throughput::Bytes(weights.bytes.len() as u64)).sample_size(10);
             group.bench_function("floor/read", |bencher| bencher.iter(|| read_all(black_box(&weights.bytes))));
             group.bench_function("mask", |bencher| bencher.iter(|| tally.mask(0, black_box(view))));
+            group.bench_function("mask-and-counts", |bencher| bencher.iter(|| tally.matrix(0, black_box(view))));
             group.bench_function("layer-votes", |bencher| bencher.iter(|| tally.layer_votes(0, black_box(view))));
             group.bench_function("threshold-count", |bencher| bencher.iter(|| black_box(&votes).threshold()));
             if columns == 4096 {
-                group.bench_function("expanded", |bencher| bencher.iter(|| tally.matrix(0, black_box(view))));
+                group.bench_function("expanded", |bencher| {
+                    bencher.iter(|| {
+                        let counts = tally.counts_by_masks(0, black_box(view)).expect("sound");
+                        global_mask(view, &counts, Group::Layer, half)
+                    });
+                });
             }
             group.finish();
         }

@@ -95,7 +95,7 @@ pub(super) fn roundest(low: u32, high: u32) -> u32 {
 }
 
 /// The thresholds of one matrix as a ballot carried them.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Carried {
     pub(crate) thresholds: ColumnThresholds,
     dtype: DType,

@@ -25,8 +25,10 @@ use crate::matrix_mask::MatrixMask;
 use crate::norms::NormVector;
 use crate::score::Pruner;
 use crate::sparsity::Sparsity;
+use crate::tally::Counts;
 use crate::thresholds::band::{Band, Range, places_of};
 use crate::thresholds::derive::{Sample, Scores, UnplacedSplit, factors};
+use crate::thresholds::kernel::{Magnitude, bits_where};
 use crate::thresholds::{ColumnThresholds, Split, top_level};
 use crate::weights::{DType, WeightsView};
 use rayon::prelude::*;
@@ -48,11 +50,11 @@ pub(crate) enum Source<'a> {
 }
 
 impl Source<'_> {
-    /// Whether both say the same mask, as far as that is seen without weights.
+    /// Whether both say the same mask in the same way: what is wrong with one is wrong with the other.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Source::Norms(pruner, norms), Source::Norms(others, other)) => pruner == others && norms == other,
-            (Source::Carried(carried), Source::Carried(other)) => carried.thresholds == other.thresholds,
+            (Source::Carried(carried), Source::Carried(other)) => carried == other,
             _ => false,
         }
     }
@@ -162,6 +164,62 @@ impl LayerVotes {
         let words = mask.words_mut();
         marked.iter().for_each(|index| words[(index / 64) as usize] |= 1 << (index % 64));
         Some(mask)
+    }
+
+    /// How often each weight was pruned, in one read of `weights`: what [`counts_by_masks`](super::Tally::counts_by_masks) counts.
+    ///
+    /// # Panics
+    /// When `weights` have another shape than those that were read.
+    pub fn counts(&self, weights: WeightsView<'_>) -> Counts {
+        let (rows, columns, total) = (self.rows, self.columns, self.total());
+        assert_eq!((weights.rows(), weights.columns()), (rows, columns), "the weights that were read");
+        // votes of each level of each column's range, and 64 weights of any word without a division each
+        let (mut votes, mut scratch) = (Vec::new(), Vec::new());
+        let (mut low, mut width, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+        for column in 0..columns {
+            votes_of_levels(&self.voters, &self.band, column, &mut scratch);
+            low.push(self.band.low(column) as u16);
+            width.push(scratch.len() as u16 - 1);
+            starts.push(votes.len());
+            votes.extend_from_slice(&scratch[1..]);
+        }
+        for column in 0..64 {
+            // and around again where rows are shorter than a word
+            low.push(low[column]);
+            width.push(width[column]);
+            starts.push(starts[column]);
+        }
+        let places = self.votes_of_places();
+        Counts::from_words(rows, columns, total, |word, planes| {
+            let (first, end) = (word * 64, (word * 64 + 64).min(rows * columns));
+            let mut above = [0u16; 64];
+            let above = &mut above[..end - first];
+            u16::read(&weights.bytes()[2 * first..2 * end], above);
+            let from = first % columns;
+            let (low, width) = (&low[from..from + above.len()], &width[from..from + above.len()]);
+            let below = bits_where(above, low, |magnitude, low| magnitude < low);
+            above.iter_mut().zip(low).for_each(|(magnitude, low)| *magnitude = magnitude.wrapping_sub(*low));
+            let mut inside = bits_where(above, width, |above, width| above < width);
+            for (place, plane) in planes.iter_mut().enumerate() {
+                *plane = below & u64::from(total >> place & 1).wrapping_neg();
+            }
+            while inside != 0 {
+                let at = inside.trailing_zeros() as usize;
+                let votes = votes[starts[from + at] + above[at] as usize];
+                for (place, plane) in planes.iter_mut().enumerate() {
+                    *plane |= u64::from(votes >> place & 1) << at;
+                }
+                inside &= inside - 1;
+            }
+            // those that some ballot splits
+            let start = self.ties.places.partition_point(|(index, _)| *index < first as u64);
+            for ((index, _), votes) in self.ties.places[start..].iter().zip(&places[start..]) {
+                let Some(at) = (*index as usize).checked_sub(first).filter(|at| *at < 64) else { break };
+                for (place, plane) in planes.iter_mut().enumerate() {
+                    *plane = *plane & !(1 << at) | u64::from(votes >> place & 1) << at;
+                }
+            }
+        })
     }
 
     fn total(&self) -> u32 {
@@ -531,7 +589,7 @@ mod tests {
     use crate::tally::{Tally, Voter, count_one_by_one, global_mask};
     use crate::thresholds::tests::{DTYPES, Noise, norms, stored};
     use crate::weights::MatrixSource;
-    use crate::{Counts, Digest, Group};
+    use crate::{Digest, Group};
 
     struct Weights {
         layout: Layout,
@@ -647,7 +705,9 @@ mod tests {
                 assert_eq!(counts.to_vec(), count_one_by_one(&votes));
                 let expected = global_mask(view, &counts, Group::Layer, self.sparsity());
                 assert_eq!(tally.mask(index, view).unwrap(), expected, "{index}");
-                assert_eq!(tally.matrix(index, view).unwrap(), (expected.clone(), counts));
+                assert_eq!(tally.matrix(index, view).unwrap(), (expected.clone(), counts.clone()));
+                assert_eq!(tally.counts(index, view).unwrap(), counts);
+                assert_eq!(tally.counts_by_masks(index, view).unwrap(), counts);
                 let sources: Option<Vec<(u32, Source<'_>)>> = votes
                     .iter()
                     .zip(&ballots)

@@ -195,6 +195,39 @@ impl std::fmt::Debug for Counts {
     }
 }
 
+impl Counts {
+    /// Counts of all votes at once: `planes_of(word, planes)` writes bit p of the counts of the 64 weights of a mask
+    /// word to `planes[p]`, which is zero before, and nothing past the last weight.
+    pub(super) fn from_words(
+        rows: usize,
+        columns: usize,
+        total: u32,
+        planes_of: impl Fn(usize, &mut [u64]) + Sync,
+    ) -> Self {
+        let mut counts = Self::new(rows, columns, total);
+        let planes = counts.planes;
+        counts.added = total;
+        if planes == 0 {
+            return counts;
+        }
+        let words = (rows * columns).div_ceil(64);
+        counts.words.par_chunks_mut(planes * TASK_BLOCKS).enumerate().for_each_init(
+            || vec![0u64; planes],
+            |of_word, (task, blocks)| {
+                for (offset, block) in blocks.chunks_exact_mut(planes).enumerate() {
+                    let first = (task * TASK_BLOCKS + offset) * LANES;
+                    for word in first..(first + LANES).min(words) {
+                        of_word.fill(0);
+                        planes_of(word, of_word);
+                        block.iter_mut().zip(&*of_word).for_each(|(plane, bits)| plane[word - first] = *bits);
+                    }
+                }
+            },
+        );
+        counts
+    }
+}
+
 /// Bit i of a byte, moved to the lowest bit of byte i.
 static SPREAD: [u64; 256] = {
     let mut table = [0u64; 256];

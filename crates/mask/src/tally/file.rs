@@ -269,7 +269,8 @@ impl<'a> Tally<'a> {
 
     /// How often each weight of one matrix was pruned.
     ///
-    /// At most [`BATCH`] masks are in memory at a time.
+    /// Of column-prefix ballots (see [`Tally::mask`]) none is expanded; of others at most [`BATCH`] masks are in memory at a
+    /// time.
     ///
     /// # Errors
     /// [`TallyError::Ballot`] naming the ballot whose mask cannot be used.
@@ -277,15 +278,34 @@ impl<'a> Tally<'a> {
     /// # Panics
     /// When the layout has no matrix `index`.
     pub fn counts(&self, index: usize, weights: WeightsView<'_>) -> Result<Counts, TallyError> {
+        match self.layer_votes(index, weights)? {
+            Some(votes) => Ok(votes.counts(weights)),
+            None => self.counts_by_masks(index, weights),
+        }
+    }
+
+    /// As [`Tally::counts`], with every mask expanded and counted: the reference.
+    ///
+    /// # Errors
+    /// As [`Tally::counts`].
+    ///
+    /// # Panics
+    /// As [`Tally::counts`].
+    pub fn counts_by_masks(&self, index: usize, weights: WeightsView<'_>) -> Result<Counts, TallyError> {
         check_shape(&self.layout.matrices()[index], weights.rows(), weights.columns())?;
         let mut counts = Counts::new(weights.rows(), weights.columns(), self.total);
-        let mut by_weight: Vec<&Voter<'a>> = self.voters.iter().collect();
-        by_weight.sort_by_key(|voter| voter.weight);
-        for equal in by_weight.chunk_by(|a, b| a.weight == b.weight) {
+        // equal ballots once, with their weight together
+        let mut by_digest: Vec<(&Digest, &Voter<'a>)> = self.digests.iter().zip(&self.voters).collect();
+        by_digest.sort_by_key(|(digest, _)| **digest);
+        let same = by_digest.chunk_by(|a, b| a.0 == b.0);
+        let mut by_weight: Vec<(u32, &Voter<'a>)> =
+            same.map(|same| (same.iter().map(|(_, voter)| voter.weight).sum(), same[0].1)).collect();
+        by_weight.sort_by_key(|(weight, voter)| (*weight, &voter.name));
+        for equal in by_weight.chunk_by(|a, b| a.0 == b.0) {
             for batch in equal.chunks(BATCH) {
-                let masks = batch.iter().map(|voter| self.mask_of(voter, index, weights));
+                let masks = batch.iter().map(|(_, voter)| self.mask_of(voter, index, weights));
                 let masks: Vec<MatrixMask> = masks.collect::<Result<_, _>>()?;
-                let added = counts.add(batch[0].weight, &masks.iter().collect::<Vec<_>>());
+                let added = counts.add(batch[0].0, &masks.iter().collect::<Vec<_>>());
                 assert!(added.is_ok(), "the total is the sum of the weights");
             }
         }
@@ -311,7 +331,7 @@ impl<'a> Tally<'a> {
         let votes = distinct.and_then(|distinct| self.votes_of_prefixes(&distinct, weights));
         match votes.and_then(|votes| votes.mask(weights)) {
             Some(mask) => Ok(mask),
-            None => Ok(self.matrix(index, weights)?.0),
+            None => Ok(self.matrix_by_masks(index, weights)?.0),
         }
     }
 
@@ -363,7 +383,16 @@ impl<'a> Tally<'a> {
     /// # Panics
     /// When the layout has no matrix `index`.
     pub fn matrix(&self, index: usize, weights: WeightsView<'_>) -> Result<(MatrixMask, Counts), TallyError> {
-        let counts = self.counts(index, weights)?;
+        if let Some(votes) = self.layer_votes(index, weights)?
+            && let Some(mask) = votes.mask(weights)
+        {
+            return Ok((mask, votes.counts(weights)));
+        }
+        self.matrix_by_masks(index, weights)
+    }
+
+    fn matrix_by_masks(&self, index: usize, weights: WeightsView<'_>) -> Result<(MatrixMask, Counts), TallyError> {
+        let counts = self.counts_by_masks(index, weights)?;
         Ok((global_mask(weights, &counts, self.group, self.sparsity), counts))
     }
 }

@@ -11,7 +11,7 @@ use crate::select::rows_per_task;
 use crate::weights::{DType, WeightsView};
 
 /// A stored magnitude as an integer that orders as magnitudes do.
-pub(super) trait Magnitude: Copy + Ord + Default + Send + Sync {
+pub(crate) trait Magnitude: Copy + Ord + Default + Send + Sync {
     /// The magnitudes of a stored row.
     fn read(bytes: &[u8], out: &mut [Self]);
     /// From a level, which fits.
@@ -84,7 +84,7 @@ fn pack(flags: &[u8; 64]) -> u64 {
 
 /// Bits of up to 64 pairs for which `test` holds.
 #[inline(always)]
-pub(super) fn bits_where<T: Magnitude>(magnitudes: &[T], levels: &[T], test: impl Fn(T, T) -> bool) -> u64 {
+pub(crate) fn bits_where<T: Magnitude>(magnitudes: &[T], levels: &[T], test: impl Fn(T, T) -> bool) -> u64 {
     let mut flags = [0u8; 64];
     match (magnitudes.as_array::<64>(), levels.as_array::<64>()) {
         (Some(magnitudes), Some(levels)) => {

@@ -28,7 +28,7 @@
 
 pub(crate) mod band;
 pub(crate) mod derive;
-mod kernel;
+pub(crate) mod kernel;
 #[cfg(test)]
 pub(crate) mod tests;
 
