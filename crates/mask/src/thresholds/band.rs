@@ -14,8 +14,9 @@ use super::kernel::{Magnitude, bits_where, gaps_of_thresholds, stored_row};
 use super::{ColumnThresholds, top_level};
 use crate::weights::{DType, WeightsView};
 
-/// Entries that a histogram may always have; more only in proportion to the matrix.
-const FREE_ENTRIES: u64 = 1 << 20;
+/// Entries a column, on average, that a histogram may always have, of bf16; f16 has eight times as many levels an octave.
+/// More only in proportion to the matrix.
+const FREE_ENTRIES: u64 = 256;
 /// Entries of a column, on average, from which on it is worth a read of W to leave out levels without weights.
 const WIDE_COLUMN: u64 = 128;
 /// Weights an entry at least, beyond that.
@@ -76,8 +77,9 @@ impl Band {
             return None;
         }
         let (rows, columns) = (weights.rows(), weights.columns());
-        let most = FREE_ENTRIES.max((rows * columns) as u64 / WEIGHTS_AN_ENTRY);
-        if range.entries() > WIDE_COLUMN * columns as u64 {
+        let finer = if weights.dtype() == DType::F16 { 8 } else { 1 };
+        let most = (FREE_ENTRIES * finer * columns as u64).max((rows * columns) as u64 / WEIGHTS_AN_ENTRY);
+        if range.entries() > WIDE_COLUMN * finer * columns as u64 {
             range.clamp(weights);
         }
         if range.entries() > most {
@@ -93,7 +95,9 @@ impl Band {
         let low: Vec<u16> = range.low.iter().map(|low| (*low).min(1 << 15) as u16).collect();
         let width: Vec<u16> =
             range.low.iter().zip(&range.high).map(|(low, high)| high.saturating_sub(*low) as u16).collect();
-        let task_rows = rows.div_ceil(rayon::current_num_threads()).max(1);
+        // each task has a histogram of its own: together no more than a part of the matrix
+        let most_tasks = (rows * columns / (4 * entries)).clamp(1, rayon::current_num_threads());
+        let task_rows = rows.div_ceil(most_tasks).max(1);
         let tasks: Vec<usize> = (0..rows).step_by(task_rows).collect();
         let parts: Vec<(u64, Vec<u32>)> = tasks
             .into_par_iter()
