@@ -5,7 +5,7 @@ use super::budgets::check_budgets;
 use super::compress::Squeezer;
 use super::container::{Header, Kind, MaskHeader, VoteHeader, check_header};
 use super::error::{BallotError, EncodeError, check_shape};
-use super::norm_section::{self, Planes};
+use super::norm_section;
 use super::threshold_section::Writer as ThresholdWriter;
 use super::{EncodedBytes, Encoding};
 use crate::layout::Layout;
@@ -93,24 +93,13 @@ pub fn encode_ballot<E>(
     weights: &dyn MatrixSource,
     sink: &mut Sink<'_, E>,
 ) -> Result<EncodedBytes, EncodeError<E>> {
-    encode_ballot_with(header, layout, norms, encodings, Planes::Smallest, weights, sink)
-}
-
-pub(super) fn encode_ballot_with<E>(
-    header: &VoteHeader,
-    layout: &Layout,
-    norms: &[NormVector],
-    encodings: Encodings,
-    planes: Planes,
-    weights: &dyn MatrixSource,
-    sink: &mut Sink<'_, E>,
-) -> Result<EncodedBytes, EncodeError<E>> {
     let header_bytes = checked_header(Header::Vote(header.clone()), layout)?;
     let no_norms = NormVector::default();
     let uses_norms = header.pruner.scorer().uses_norms();
     if uses_norms {
         check_widths(layout, norms)?;
     }
+    let kind_of = |tap: usize| layout.matrices()[layout.taps()[tap].start].tap;
     let norms_of = |tap: usize| if uses_norms { &norms[tap] } else { &no_norms };
     let mask_of = |tap: usize, index: usize| -> Result<MatrixMask, BallotError> {
         let matrix = &layout.matrices()[index];
@@ -138,7 +127,7 @@ pub(super) fn encode_ballot_with<E>(
     let mut all_norms = None;
     let mut bytes_a_norm = (0, 1);
     if encodings == Encodings::Auto && uses_norms {
-        let section = norm_section::encode(norms.iter(), planes);
+        let section = norm_section::encode(norms.iter().enumerate().map(|(tap, norms)| (kind_of(tap), norms)));
         bytes_a_norm = (section.len() as u64, norms.iter().map(|norms| norms.len() as u64).sum::<u64>().max(1));
         all_norms = Some(section);
     }
@@ -190,7 +179,7 @@ pub(super) fn encode_ballot_with<E>(
     if uses_norms && !by_norms.is_empty() {
         let section = match all_norms {
             Some(section) if by_norms.len() == norms.len() => section,
-            _ => norm_section::encode(by_norms.iter().map(|&tap| &norms[tap]), planes),
+            _ => norm_section::encode(by_norms.iter().map(|&tap| (kind_of(tap), &norms[tap]))),
         };
         written.norms += section.len() as u64;
         sink(&section).map_err(EncodeError::Caller)?;

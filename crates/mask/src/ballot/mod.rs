@@ -42,7 +42,7 @@ pub use encode::{Encodings, Sink, encode_ballot, encode_mask, encode_mask_smalle
 pub(crate) use error::check_shape;
 pub use error::{BallotError, EncodeError};
 
-use crate::layout::Layout;
+use crate::layout::{Layout, Tap};
 use crate::matrix_mask::MatrixMask;
 use crate::norms::NormVector;
 use crate::select::derive_mask;
@@ -333,8 +333,10 @@ fn read_norms(
     let width = |tap: usize| if uses_norms { layout.matrices()[layout.taps()[tap].start].columns as usize } else { 0 };
     let by_norms = |tap: &usize| encodings[*tap] == Encoding::Norms;
     let taps = 0..encodings.len();
-    let channels: usize = taps.clone().filter(by_norms).map(width).sum();
-    let bits = if channels == 0 { Vec::new() } else { norm_section::decode(reader, channels)? };
+    let kind = |tap: usize| layout.matrices()[layout.taps()[tap].start].tap;
+    let widths: Vec<(Tap, usize)> = taps.clone().filter(by_norms).map(|tap| (kind(tap), width(tap))).collect();
+    let none = widths.iter().all(|(_, width)| *width == 0);
+    let bits = if none { Vec::new() } else { norm_section::decode(reader, &widths)? };
     let mut left = bits.as_slice();
     taps.map(|tap| {
         if !by_norms(&tap) {

@@ -5,8 +5,6 @@ use std::convert::Infallible;
 use half::bf16;
 use proptest::prelude::*;
 
-use super::encode::encode_ballot_with;
-use super::norm_section::Planes;
 use super::*;
 use crate::layout::{Matrix, Tap};
 use crate::score::Pruner;
@@ -88,14 +86,13 @@ fn vote(layout: &Layout, pruner: Pruner, group: &str) -> VoteHeader {
     }
 }
 
-fn written(header: &VoteHeader, weights: &Weights, encodings: Encodings, planes: Planes) -> (Vec<u8>, EncodedBytes) {
+fn written(header: &VoteHeader, weights: &Weights, encodings: Encodings) -> (Vec<u8>, EncodedBytes) {
     let mut bytes = Vec::new();
-    let encoded = encode_ballot_with::<Infallible>(
+    let encoded = encode_ballot::<Infallible>(
         header,
         &weights.layout,
         &norms(&weights.layout),
         encodings,
-        planes,
         weights,
         &mut |part| {
             bytes.extend_from_slice(part);
@@ -108,7 +105,7 @@ fn written(header: &VoteHeader, weights: &Weights, encodings: Encodings, planes:
 
 fn ballot_bytes(encodings: Encodings) -> (Weights, Vec<u8>) {
     let weights = weights();
-    let bytes = written(&vote(&weights.layout, Pruner::WANDA, "row"), &weights, encodings, Planes::Smallest).0;
+    let bytes = written(&vote(&weights.layout, Pruner::WANDA, "row"), &weights, encodings).0;
     (weights, bytes)
 }
 
@@ -132,7 +129,7 @@ fn every_pruner_and_group_decodes_to_the_mask_it_was_made_from() {
         for group in ["layer", "row", "column", "2:4", "4:8"] {
             let header = vote(&weights.layout, pruner, group);
             for encodings in [Encodings::Auto, Encodings::MaskOnly] {
-                let (bytes, encoded) = written(&header, &weights, encodings, Planes::Smallest);
+                let (bytes, encoded) = written(&header, &weights, encodings);
                 assert_eq!(encoded.total(), bytes.len() as u64);
                 let ballot = Ballot::parse(&bytes, &weights.layout).unwrap();
                 assert_eq!(ballot.encoded_bytes(), encoded);
@@ -158,8 +155,7 @@ fn every_pruner_and_group_decodes_to_the_mask_it_was_made_from() {
 #[test]
 fn the_smallest_encoding_wins() {
     let weights = weights();
-    let (bytes, encoded) =
-        written(&vote(&weights.layout, Pruner::WANDA, "row"), &weights, Encodings::Auto, Planes::Smallest);
+    let (bytes, encoded) = written(&vote(&weights.layout, Pruner::WANDA, "row"), &weights, Encodings::Auto);
     let ballot = Ballot::parse(&bytes, &weights.layout).unwrap();
     let encodings: Vec<Encoding> = (0..8).map(|tap| ballot.encoding(tap)).collect();
     assert_eq!(encodings[..7], [Encoding::Norms; 7]);
@@ -167,7 +163,7 @@ fn the_smallest_encoding_wins() {
     assert_eq!(encoded.bitmaps, 9 + 12);
 
     let data_free = vote(&weights.layout, Pruner::MAGNITUDE, "row");
-    let (_, encoded) = written(&data_free, &weights, Encodings::Auto, Planes::Smallest);
+    let (_, encoded) = written(&data_free, &weights, Encodings::Auto);
     assert_eq!((encoded.norms, encoded.bitmaps), (0, 0), "a function of the weights alone");
 }
 
@@ -176,7 +172,7 @@ fn the_smallest_encoding_wins() {
 fn bytes_are_pinned() {
     let weights = weights();
     let header = vote(&weights.layout, Pruner::WANDA, "2:4");
-    let (bytes, encoded) = written(&header, &weights, Encodings::Auto, Planes::Raw);
+    let (bytes, encoded) = written(&header, &weights, Encodings::Auto);
     assert_eq!(&bytes[..15], b"fedprune\x01\x00\x01\x5d\x00\x00\x00");
     assert_eq!(encoded.header, 15 + 93 + 8);
     assert_eq!(bytes[108..116], [1, 1, 1, 1, 1, 1, 1, 2]);
@@ -185,7 +181,7 @@ fn bytes_are_pinned() {
         Digest::of(&bytes[..116]).to_string(),
         "4ea6f9f4303f518548b5c069a4d57dd92b8fe18592ac9895ef0175f9ef6a19ad"
     );
-    assert_eq!(Digest::of(&bytes).to_string(), "14328f3d090887da1a3a57ba3d2e0022a0592e5a922744e333be756bf72b1e1b");
+    assert_eq!(Digest::of(&bytes).to_string(), "307c30cbd20a76fcccc12c06c06802991aac66d800b0719d5b209722ca74ca9f");
     assert_eq!(Ballot::parse(&bytes, &weights.layout).unwrap().encoded_bytes(), encoded);
 
     let mask = explicit_mask(&weights, Group::Row, "0.57".parse().unwrap()).unwrap();
@@ -341,7 +337,7 @@ proptest! {
 }
 
 fn thresholds_bytes(weights: &Weights) -> (Vec<u8>, EncodedBytes) {
-    written(&vote(&weights.layout, Pruner::WANDA, "layer"), weights, Encodings::MaskOnly, Planes::Smallest)
+    written(&vote(&weights.layout, Pruner::WANDA, "layer"), weights, Encodings::MaskOnly)
 }
 
 #[test]
@@ -417,7 +413,7 @@ fn thresholds_are_a_function_of_the_mask() {
     }
     // a mask that is none falls back to bits
     let by_row = vote(&weights.layout, Pruner::WANDA, "row");
-    let (bytes, _) = written(&by_row, &weights, Encodings::Auto, Planes::Smallest);
+    let (bytes, _) = written(&by_row, &weights, Encodings::Auto);
     let by_row = Ballot::parse(&bytes, &weights.layout).unwrap();
     let header = MaskHeader { group: Group::Row, ..header };
     let mut masks = |index: usize| by_row.mask(index, weights.matrix(index));

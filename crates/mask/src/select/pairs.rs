@@ -13,6 +13,8 @@ const LOW: u64 = 0x0001_0001_0001_0001;
 const HIGH: u64 = LOW << 15;
 /// Lowest bit of each of 16 pools of four in a word of mask.
 const POOLS: u64 = 0x1111_1111_1111_1111;
+const TWOS: u64 = 3 * POOLS;
+const ALTERNATE: u64 = 5 * POOLS;
 
 /// Marks n of each four consecutive keys: four 15-bit keys make a word, and all ranks come of three
 /// subtractions, since a lane's spare bit catches the borrow.
@@ -30,9 +32,9 @@ pub(super) fn select_fours(coarse: &[i16], place: impl Place, n: u32, bits: &mut
         });
         // A rank counts what is at most as great. If n have ranks below n, no tie can change which; else fewer
         // have, because some tie across the boundary, and their whole keys must tell.
-        let twos = pruned - (pruned >> 1 & POOLS * 5);
-        let counts = (twos & POOLS * 3) + (twos >> 2 & POOLS * 3);
-        let mut tied = (counts ^ POOLS * n) & u64::MAX >> (64 - keys.len());
+        let twos = pruned - (pruned >> 1 & ALTERNATE);
+        let counts = (twos & TWOS) + (twos >> 2 & TWOS);
+        let mut tied = (counts ^ (n * POOLS)) & u64::MAX >> (64 - keys.len());
         while tied != 0 {
             let at = tied.trailing_zeros() as usize / 4 * 4;
             let pool = select_pool_slowly(turn * 64 + at, 4, place, n as usize);
@@ -51,7 +53,7 @@ fn rank_fours(pools: &[[i16; 4]], n: u64, within: &mut [u64; 16]) {
         // lane i: whether key i is at least key i + 1, i + 2, i + 3 (mod 4)
         let at_least = |lanes: u32| (((keys | HIGH) - keys.rotate_right(16 * lanes)) & HIGH) >> 15;
         let ranks = at_least(1) + at_least(2) + at_least(3);
-        *within = (((LOW * (n - 1) | HIGH) - ranks) & HIGH) >> 15;
+        *within = (((((n - 1) * LOW) | HIGH) - ranks) & HIGH) >> 15;
     }
 }
 
