@@ -160,9 +160,8 @@ fn resample(
     }
     let blocks = source[0].len();
     anyhow::ensure!(blocks > 1 && source.iter().all(|taps| taps.len() == blocks), "a model of several whole blocks");
-    let mut draw = |width: u32, source: &[&[u16]]| -> Vec<usize> {
-        (0..width).map(|_| draws.below(source[0].len())).collect()
-    };
+    let mut draw =
+        |width: u32, source: &[&[u16]]| -> Vec<usize> { (0..width).map(|_| draws.below(source[0].len())).collect() };
     let stream = draw(HIDDEN, &source[Tap::AttentionInput as usize]);
     let heads = draw(HIDDEN, &source[Tap::AttentionOutput as usize]);
     let gated = draw(INTERMEDIATE, &source[Tap::MlpOutput as usize]);
