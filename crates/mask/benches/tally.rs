@@ -1,8 +1,10 @@
-//! Tally of 64 row masks of one 4096 × 4096 matrix: counting, then the global mask.
+//! Tally of 64 masks of one 4096 × 11008 matrix: counting, then the global mask; and both from norms.
 //!
-//! Throughput is in packed mask bytes (64 × 2 MB) for counting and in stored bytes of W (32 MB) for
-//! selection. Floors: counting reads every mask once (`floor/read`); selecting reads the planes and the
-//! tying weights only. `one-by-one` and `by-keys` are the slow references that tests hold the kernels to.
+//! Throughput is in packed mask bytes (64 × 5.6 MB) for counting, in stored bytes of W (90 MB) for selection,
+//! and in weights × voters for `tally/voters-64`, which derives every voter's mask, counts it, and selects
+//! globally. Floors: counting reads every mask once (`floor/read`); selecting reads the planes and the tying
+//! weights only. `planes` counts into memory in use, `planes-new` asks for 40 MB of zeroed memory first.
+//! `one-by-one` and `by-keys` are the slow references that tests hold the kernels to.
 
 mod common;
 
@@ -11,13 +13,13 @@ use std::hint::black_box;
 use common::{Stored, norms, read_all, read_mask};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fedprune_mask::select::select;
-use fedprune_mask::tally::{GlobalKeys, apply_to_stored, count_one_by_one, global_mask};
-use fedprune_mask::{Counts, DType, Group, MatrixMask, Pruner, Sparsity, derive_mask};
+use fedprune_mask::tally::{BATCH, GlobalKeys, apply_to_stored, count_one_by_one, global_mask};
+use fedprune_mask::{Counts, DType, Group, MatrixMask, NormVector, Pruner, Sparsity, derive_mask};
 
 const SILOS: u32 = 64;
 
 fn tally(criterion: &mut Criterion) {
-    let (rows, columns) = (4096, 4096);
+    let (rows, columns) = (4096, 11008);
     let sparsity = Sparsity::new(1, 2).expect("in range");
     let weights = Stored::new(rows, columns);
     let masks: Vec<MatrixMask> = (0..SILOS)
@@ -40,7 +42,9 @@ fn tally(criterion: &mut Criterion) {
     group.bench_function("floor/read", |bencher| {
         bencher.iter(|| all.iter().fold(0, |sum, mask| sum ^ read_mask(black_box(mask))));
     });
-    group.bench_function("planes", |bencher| bencher.iter(count));
+    let mut used = count();
+    group.bench_function("planes", |bencher| bencher.iter(|| used.recount(1, black_box(&all))));
+    group.bench_function("planes-new", |bencher| bencher.iter(count));
     group.bench_function("one-by-one", |bencher| {
         let votes: Vec<(u32, &MatrixMask)> = all.iter().map(|mask| (1, *mask)).collect();
         bencher.iter(|| count_one_by_one(black_box(&votes)));
@@ -68,5 +72,29 @@ fn tally(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, tally);
+fn voters(criterion: &mut Criterion) {
+    let (rows, columns) = (4096, 11008);
+    let sparsity = Sparsity::new(1, 2).expect("in range");
+    let weights = Stored::new(rows, columns);
+    let silos: Vec<NormVector> = (0..SILOS).map(|silo| norms(columns, 1, u64::from(silo))).collect();
+    let mut group = criterion.benchmark_group("tally/voters-64");
+    group.throughput(Throughput::Elements((rows * columns) as u64 * u64::from(SILOS))).sample_size(10);
+    let fours = Group::NofM { n: 2, m: 4 };
+    for (name, local, global) in [("row", Group::Row, Group::Layer), ("2:4", fours, fours)] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let mut counts = Counts::new(rows, columns, SILOS);
+                for batch in silos.chunks(BATCH) {
+                    let derive = |norms| derive_mask(Pruner::WANDA, local, sparsity, weights.view(), norms);
+                    let masks: Vec<MatrixMask> = batch.iter().map(|norms| derive(norms).expect("it fits")).collect();
+                    counts.add(1, &masks.iter().collect::<Vec<_>>()).expect("as announced");
+                }
+                global_mask(weights.view(), &counts, global, sparsity)
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, tally, voters);
 criterion_main!(benches);

@@ -13,6 +13,7 @@
 //! | [`norms`] | the bf16 activation norms of one tap |
 //! | [`score`] | the pruners: weights and norms to order-preserving keys |
 //! | [`select`] | keys to a mask, in linear time, by one total order |
+//! | `thresholds` | masks that are one magnitude a column |
 //! | [`codec`] | the one place where bincode is used |
 //! | [`ballot`] | what travels: a mask as bytes, and back |
 //! | [`tally`] | ballots to counts to the global mask |
@@ -31,6 +32,7 @@ pub mod score;
 pub mod select;
 pub mod sparsity;
 pub mod tally;
+mod thresholds;
 pub mod weights;
 
 pub use ballot::{Ballot, encode_ballot, encode_mask, peek_header};

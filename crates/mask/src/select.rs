@@ -3,10 +3,10 @@
 //! Order inside a pool, always: key ascending, then |W| ascending, then flat index (row-major) ascending;
 //! the first `floor(pool × sparsity)` are pruned. The order is total, so the mask is unique.
 //!
-//! Nothing is sorted and nothing the size of a matrix is allocated, save the mask. A sample of a pool's
-//! keys brackets the threshold; one branchless pass marks what lies below the bracket and sets aside the
-//! few keys inside it, which alone are partitioned. A sample that misleads is noticed, since ranks are
-//! counted, and costs time only: the pool is then done without one.
+//! Nothing is sorted and nothing the size of a matrix is allocated, save the mask. *Coarse* keys of 15 bits,
+//! compared many at a time, bracket the threshold; one branchless pass marks what lies below the bracket
+//! and sets aside the few weights inside it, whose keys alone are computed and partitioned. A sample or an
+//! expectation that misleads is noticed, since ranks are counted, and costs time only.
 //!
 //! Floor for one selection of n weights, `layer` or `row`: W is read once and n/8 bytes are written.
 
@@ -21,7 +21,7 @@ use crate::norms::NormVector;
 use crate::score::{Keys, Pruner, WidthError};
 use crate::sparsity::{Group, Sparsity};
 use crate::weights::WeightsView;
-use pool::{Scratch, coarse_shift, for_each_one};
+use pool::{Scratch, for_each_one};
 
 /// What keeps a mask from being derived.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,21 +77,21 @@ pub fn select(weights: WeightsView<'_>, keys: &dyn Keys, group: Group, sparsity:
         Group::Layer => layer::select_layer(weights, keys, sparsity, &mut mask),
         Group::Row => {
             let budget = sparsity.budget(weights.columns() as u64) as usize;
-            let shift = coarse_shift(keys.significant_bits());
-            for_each_row(weights, keys, &mut mask, |row, keys, scratch, bits| {
-                bits.or_words(scratch.select(keys, shift, budget, |column| weights.magnitude_bits(row, column)));
+            for_each_row(weights, keys, &mut mask, |row, coarse, scratch, bits| {
+                let key = |column| keys.key(row, column);
+                bits.or_words(scratch.select(coarse, budget, key, |column| weights.magnitude_bits(row, column)));
             });
         }
         Group::Column => select_columns(weights, keys, sparsity, &mut mask),
         Group::NofM { n, m } => {
             assert_eq!(weights.columns() % m as usize, 0, "the group was checked against the layout");
-            for_each_row(weights, keys, &mut mask, |row, keys, _, bits| {
-                let magnitude = |column| weights.magnitude_bits(row, column);
+            for_each_row(weights, keys, &mut mask, |row, coarse, _, bits| {
+                let place = |column| (keys.key(row, column), weights.magnitude_bits(row, column));
                 match m {
-                    2 => pairs::select_pools::<2>(keys, magnitude, n, bits),
-                    4 => pairs::select_pools::<4>(keys, magnitude, n, bits),
-                    8 => pairs::select_pools::<8>(keys, magnitude, n, bits),
-                    _ => pairs::select_n_of_m(keys, magnitude, n as usize, m as usize, bits),
+                    2 => pairs::select_pools::<2>(coarse, place, n, bits),
+                    4 => pairs::select_fours(coarse, place, n, bits),
+                    8 => pairs::select_pools::<8>(coarse, place, n, bits),
+                    _ => pairs::select_n_of_m(coarse.len(), place, n as usize, m as usize, bits),
                 }
             });
         }
@@ -137,22 +137,22 @@ pub(crate) fn rows_per_task(columns: usize) -> usize {
     (TASK_WEIGHTS / columns).max(1).next_multiple_of(whole_words)
 }
 
-/// Runs `f(row, keys, scratch, bits)` over all rows, on all cores.
+/// Runs `f(row, coarse keys, scratch, bits)` over all rows, on all cores.
 fn for_each_row(
     weights: WeightsView<'_>,
     keys: &dyn Keys,
     mask: &mut MatrixMask,
-    f: impl Fn(usize, &[u64], &mut Scratch, &mut RowBits<'_>) + Sync,
+    f: impl Fn(usize, &[i16], &mut Scratch, &mut RowBits<'_>) + Sync,
 ) {
     let (rows, columns) = (weights.rows(), weights.columns());
     let task_rows = rows_per_task(columns);
     mask.words_mut().par_chunks_mut((task_rows * columns).div_ceil(64)).enumerate().for_each_init(
-        || (vec![0u64; columns], Scratch::default()),
-        |(row_keys, scratch), (task, words)| {
+        || (vec![0i16; columns], Scratch::default()),
+        |(coarse, scratch), (task, words)| {
             let first = task * task_rows;
             for row in first..(first + task_rows).min(rows) {
-                keys.fill(row, 0..columns, row_keys);
-                f(row, row_keys, scratch, &mut RowBits { words, start: (row - first) * columns });
+                keys.fill_coarse(row, 0..columns, coarse);
+                f(row, coarse, scratch, &mut RowBits { words, start: (row - first) * columns });
             }
         },
     );
@@ -164,7 +164,6 @@ fn select_columns(weights: WeightsView<'_>, keys: &dyn Keys, sparsity: Sparsity,
     if budget == 0 {
         return;
     }
-    let shift = coarse_shift(keys.significant_bits());
     let tiles: Vec<usize> = (0..columns).step_by(COLUMN_TILE).collect();
     // Chosen rows per column come back as lists, one group of tiles at a time: columns of different
     // tiles share mask words.
@@ -173,18 +172,19 @@ fn select_columns(weights: WeightsView<'_>, keys: &dyn Keys, sparsity: Sparsity,
             .par_iter()
             .map_init(Scratch::default, |scratch, &start| {
                 let width = COLUMN_TILE.min(columns - start);
-                let mut tile = vec![0u64; rows * width];
-                let mut line = vec![0u64; width];
+                let mut tile = vec![0i16; rows * width];
+                let mut line = vec![0i16; width];
                 for row in 0..rows {
-                    keys.fill(row, start..start + width, &mut line);
+                    keys.fill_coarse(row, start..start + width, &mut line);
                     for (column, &key) in line.iter().enumerate() {
                         tile[column * rows + row] = key;
                     }
                 }
                 let mut chosen = Vec::with_capacity(budget * width);
-                for (offset, keys) in tile.chunks_exact(rows).enumerate() {
+                for (offset, coarse) in tile.chunks_exact(rows).enumerate() {
                     let column = start + offset;
-                    let pruned = scratch.select(keys, shift, budget, |row| weights.magnitude_bits(row, column));
+                    let key = |row| keys.key(row, column);
+                    let pruned = scratch.select(coarse, budget, key, |row| weights.magnitude_bits(row, column));
                     for_each_one(pruned, |row| chosen.push((row, column as u32)));
                 }
                 chosen
@@ -233,8 +233,15 @@ mod tests {
     use half::bf16;
     use proptest::prelude::*;
 
-    /// Keys given outright.
-    struct Given(Vec<u64>, usize);
+    /// Keys given outright, the width, and the significant bits.
+    struct Given(Vec<u64>, usize, u32);
+
+    impl Given {
+        fn new(keys: Vec<u64>, columns: usize) -> Self {
+            let bits = 64 - keys.iter().copied().max().unwrap_or(0).leading_zeros();
+            Self(keys, columns, bits)
+        }
+    }
 
     impl Keys for Given {
         fn fill(&self, row: usize, columns: std::ops::Range<usize>, keys: &mut [u64]) {
@@ -242,7 +249,7 @@ mod tests {
         }
 
         fn significant_bits(&self) -> u32 {
-            64 - self.0.iter().copied().max().unwrap_or(0).leading_zeros()
+            self.2
         }
     }
 
@@ -275,7 +282,7 @@ mod tests {
         ) {
             let mut state = seed;
             let mut next = || { state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407); state >> 33 };
-            let keys = Given((0..rows * columns).map(|_| next() % levels).collect(), columns);
+            let keys = Given::new((0..rows * columns).map(|_| next() % levels).collect(), columns);
             let weights: Vec<u8> = (0..rows * columns)
                 .flat_map(|_| bf16::from_f32((next() % 5) as f32 - 2.0).to_le_bytes()).collect();
             check(rows, columns, &weights, &keys, Sparsity::new(numerator, 100).unwrap());
@@ -310,7 +317,7 @@ mod tests {
             (0..rows * columns).flat_map(|_| bf16::from_f32((next() % 3) as f32).to_le_bytes()).collect();
         let view = WeightsView::new(DType::BF16, rows, columns, &weights).unwrap();
         for levels in [1u64 << 44, 64, 2, 1] {
-            let keys = Given((0..rows * columns).map(|_| next() % levels).collect(), columns);
+            let keys = Given::new((0..rows * columns).map(|_| next() % levels).collect(), columns);
             for numerator in [1, 50, 99] {
                 let sparsity = Sparsity::new(numerator, 100).unwrap();
                 for group in [Group::Layer, Group::Row, Group::Column] {
@@ -322,11 +329,55 @@ mod tests {
         }
     }
 
+    /// Norms and weights from one end of their formats to the other: products that overflow f32 or vanish in it,
+    /// subnormal numbers, zeros, and everything alike.
+    #[test]
+    fn extreme_exponents_equal_sorting() {
+        let mut state = 5u64;
+        let mut next = |below: u64| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % below
+        };
+        for (exponents, fractions) in [(255, 128), (2, 128), (255, 1), (40, 3), (1, 1)] {
+            for first_exponent in [0, 100, 254] {
+                for dtype in [DType::BF16, DType::F16, DType::F32] {
+                    let (rows, columns) = (7, 640);
+                    let mut exponent = |most: u64| (first_exponent + next(exponents)) % (most + 1);
+                    let bits: Vec<u16> = (0..columns).map(|_| (exponent(254) << 7) as u16).collect();
+                    let mut bits: Vec<u16> = bits.into_iter().map(|bits| bits | next(fractions) as u16).collect();
+                    bits[3] = 254 << 7; // canonical
+                    let norms = NormVector::from_canonical_bits(bits).unwrap();
+                    let mut exponent = |most: u64| (first_exponent + next(exponents)) % (most + 1);
+                    let weights: Vec<u64> = (0..rows * columns)
+                        .map(|_| match dtype {
+                            DType::BF16 => exponent(254) << 7,
+                            DType::F16 => exponent(30) << 10,
+                            DType::F32 => exponent(254) << 23,
+                        })
+                        .collect();
+                    let weights: Vec<u8> = weights
+                        .into_iter()
+                        .flat_map(|bits| (bits | next(fractions)).to_le_bytes()[..dtype.bytes()].to_vec())
+                        .collect();
+                    let view = WeightsView::new(dtype, rows, columns, &weights).unwrap();
+                    let sparsity = Sparsity::new(next(100), 100).unwrap();
+                    for pruner in [Pruner::WANDA, Pruner::MAGNITUDE] {
+                        let keys = pruner.keys(view, &norms).unwrap();
+                        for group in groups(columns) {
+                            let slow = select_by_sorting(view, &*keys, group, sparsity);
+                            assert_eq!(select(view, &*keys, group, sparsity), slow, "{pruner} {dtype} {group}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn ties_fall_by_magnitude_then_index() {
         let weights: Vec<u8> = [2.0f32, -1.0, 1.0, 0.0].iter().flat_map(|w| bf16::from_f32(*w).to_le_bytes()).collect();
         let view = WeightsView::new(DType::BF16, 1, 4, &weights).unwrap();
-        let mask = select(view, &Given(vec![7; 4], 4), Group::Layer, Sparsity::new(1, 2).unwrap());
+        let mask = select(view, &Given::new(vec![7; 4], 4), Group::Layer, Sparsity::new(1, 2).unwrap());
         assert_eq!(mask.to_bytes(), [0b1010], "the zero, then the first of magnitude 1");
     }
 }

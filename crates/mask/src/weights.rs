@@ -205,7 +205,64 @@ impl<'a> WeightsView<'a> {
         });
     }
 
+    /// Writes `f(|W|, factor)` for part of a row, in f32; the loop is compiled once per dtype, so that it vectorises.
+    #[inline(always)]
+    pub(crate) fn for_each_magnitude_f32(
+        &self,
+        row: usize,
+        columns: Range<usize>,
+        factors: &[f32],
+        out: &mut [i16],
+        f: impl Fn(f32, f32) -> i16,
+    ) {
+        /// An f16 number read as if its exponent were that of an f32 is this much too small.
+        const F16_SCALE: f32 = (1u128 << 112) as f32;
+        assert!(out.len() == columns.len() && factors.len() == columns.len());
+        let bytes = self.slice(row, columns);
+        match self.dtype {
+            DType::BF16 => {
+                for ((out, bytes), &factor) in out.iter_mut().zip(bytes.as_chunks::<2>().0).zip(factors) {
+                    let magnitude = u32::from(u16::from_le_bytes(*bytes) & 0x7fff);
+                    *out = f(f32::from_bits(magnitude << 16), factor);
+                }
+            }
+            DType::F16 => {
+                for ((out, bytes), &factor) in out.iter_mut().zip(bytes.as_chunks::<2>().0).zip(factors) {
+                    let magnitude = u32::from(u16::from_le_bytes(*bytes) & 0x7fff);
+                    *out = f(f32::from_bits(magnitude << 13) * F16_SCALE, factor);
+                }
+            }
+            DType::F32 => {
+                for ((out, bytes), &factor) in out.iter_mut().zip(bytes.as_chunks::<4>().0).zip(factors) {
+                    *out = f(f32::from_le_bytes(*bytes).abs(), factor);
+                }
+            }
+        }
+    }
+
+    /// The highest 15 of [`WeightsView::magnitude_bits`] of part of a row.
+    ///
+    /// # Panics
+    /// When the range leaves the row or `out` has another length: both are the caller's own.
+    pub(crate) fn coarse_magnitudes(&self, row: usize, columns: Range<usize>, out: &mut [i16]) {
+        assert_eq!(out.len(), columns.len());
+        let bytes = self.slice(row, columns);
+        match self.dtype {
+            DType::BF16 | DType::F16 => {
+                for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *out = i16::from_le_bytes(*bytes) & i16::MAX;
+                }
+            }
+            DType::F32 => {
+                for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *out = i16::from_le_bytes([bytes[2], bytes[3]]) & i16::MAX;
+                }
+            }
+        }
+    }
+
     /// |W| of one weight as bits that order as the magnitudes do (stored bits without the sign).
+    #[inline]
     pub fn magnitude_bits(&self, row: usize, column: usize) -> u32 {
         let at = (row * self.columns + column) * self.dtype.bytes();
         match self.dtype {
@@ -239,6 +296,7 @@ impl<'a> WeightsView<'a> {
     }
 
     /// One weight.
+    #[inline]
     pub fn get(&self, row: usize, column: usize) -> f32 {
         let at = (row * self.columns + column) * self.dtype.bytes();
         per_dtype!(self.dtype, SIZE, read => read(&self.bytes[at..at + SIZE]))

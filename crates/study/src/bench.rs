@@ -264,7 +264,7 @@ impl Bench<'_> {
             let masks: Vec<MatrixMask> = layout
                 .block(block)
                 .enumerate()
-                .map(|(position, index)| Ok(tally.matrix(position, self.checkpoint.matrix(index))?.0))
+                .map(|(position, index)| Ok(tally.mask(position, self.checkpoint.matrix(index))?))
                 .collect::<Result<_, StudyError>>()?;
             for (pass, silo) in passes.iter_mut().zip(silos) {
                 pass.advance(&masks)?;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use fedprune_federation::ballot::validate;
+use fedprune_federation::round::Scaling;
 use fedprune_federation::{BallotHeader, Height, Manifest, MemberIndex, SignatureChecked};
 use fedprune_mask::matrix_mask::mask_root;
 use fedprune_mask::tally::{Tally, TallyError, Voter};
@@ -17,8 +18,9 @@ use super::{Context, Progress, Step};
 use crate::report::{Area, Outcome, chain};
 use crate::transcript::Body;
 
-/// What is done with each matrix: index in the whole layout, base weights, mask, votes.
-type Each<'e> = dyn FnMut(usize, WeightsView<'_>, &MatrixMask, &Counts) + 'e;
+/// What is done with each matrix: index in the whole layout, base weights, mask, and its votes if kept weights are
+/// scaled by them.
+type Each<'e> = dyn FnMut(usize, WeightsView<'_>, &MatrixMask, Option<&Counts>) + 'e;
 
 /// Recomputes the masks of a height from the ballots that count; their digests, if all of them are sound.
 pub(super) fn recompute(
@@ -59,7 +61,7 @@ pub(super) fn recompute(
     }
     let compared = format!("{} ballots with the weights of the base model", ballots.len());
     let mut pruned = pruned;
-    let mut each = |index: usize, weights: WeightsView<'_>, mask: &MatrixMask, counts: &Counts| {
+    let mut each = |index: usize, weights: WeightsView<'_>, mask: &MatrixMask, counts: Option<&Counts>| {
         if let Some(pruned) = &mut pruned {
             pruned.compare(index, weights, mask, counts);
         }
@@ -124,8 +126,12 @@ fn masks(
     let mut digests = Vec::with_capacity(block.layout.matrices().len());
     for (index, matrix) in block.layout.matrices().iter().enumerate() {
         let weights = block.matrix(index);
-        let (mask, counts) = tally.matrix(index, weights)?;
-        each(block.first.saturating_add(index), weights, &mask, &counts);
+        // without scaling nobody asks for counts, and many masks are cheaper without
+        let (mask, counts) = match terms.scaling {
+            Scaling::None => (tally.mask(index, weights)?, None),
+            Scaling::Support => tally.matrix(index, weights).map(|(mask, counts)| (mask, Some(counts)))?,
+        };
+        each(block.first.saturating_add(index), weights, &mask, counts.as_ref());
         digests.push(mask.digest());
         block.done_with(index);
         (context.progress)(Progress { step: Step::Mask(height), advanced: matrix.weights(), total });

@@ -73,7 +73,7 @@ pub(super) fn open(path: &Path, context: &Context<'_>, ledger: &mut Ledger) -> O
 
 impl PrunedCopy {
     /// Compares one matrix, by index of the whole layout, with what the base weights come to.
-    pub fn compare(&mut self, index: usize, base: WeightsView<'_>, mask: &MatrixMask, counts: &Counts) {
+    pub fn compare(&mut self, index: usize, base: WeightsView<'_>, mask: &MatrixMask, counts: Option<&Counts>) {
         let found = self.checkpoint.matrix(index);
         self.compared = self.compared.saturating_add(1);
         self.weights = self.weights.saturating_add(base.bytes().len() as u64 / base.dtype().bytes() as u64);
@@ -86,7 +86,7 @@ impl PrunedCopy {
             return self.note(what);
         }
         let mut expected = base.bytes().to_vec();
-        apply_to_stored(&mut expected, base.dtype(), mask, self.scaled.then_some(counts));
+        apply_to_stored(&mut expected, base.dtype(), mask, counts.filter(|_| self.scaled));
         let size = base.dtype().bytes();
         let pairs = || expected.chunks_exact(size).zip(found.bytes().chunks_exact(size));
         let differing = if expected == found.bytes() { 0 } else { pairs().filter(|(a, b)| a != b).count() };

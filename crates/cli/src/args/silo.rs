@@ -149,7 +149,7 @@ pub enum SamplingMethod {
 pub enum Ballots {
     /// Norm vectors where they are smallest: about 100 times smaller than bits.
     Auto,
-    /// Bits only.
+    /// Functions of the mask alone: thresholds where the local group is layer, bits else.
     MaskOnly,
 }
 

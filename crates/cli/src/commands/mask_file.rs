@@ -122,7 +122,7 @@ impl<'a> MaskFile<'a> {
     pub fn mask(&self, index: usize, weights: WeightsView<'_>) -> anyhow::Result<MatrixMask> {
         Ok(match self {
             Self::Ballot(ballot) => ballot.mask(index, weights)?,
-            Self::Tally(tally) => tally.matrix(index, weights)?.0,
+            Self::Tally(tally) => tally.mask(index, weights)?,
         })
     }
 

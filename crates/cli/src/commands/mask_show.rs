@@ -200,8 +200,9 @@ impl ShowReport {
                 rows.push((
                     "encodings",
                     format!(
-                        "norms {}, bitmaps {}, header {}",
+                        "norms {}, column thresholds {}, bitmaps {}, header {}",
                         bytes(encoded.norms),
+                        bytes(encoded.thresholds),
                         bytes(encoded.bitmaps),
                         bytes(encoded.header)
                     ),

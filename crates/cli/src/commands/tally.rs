@@ -100,7 +100,7 @@ pub fn run(options: &TallyOptions, meter: &Meter) -> anyhow::Result<TallyReport>
         check_finite(&checkpoint, block)?;
         for index in layout.block(block) {
             let weights = checkpoint.matrix(index);
-            let (mask, _) = tally.matrix(index, weights)?;
+            let mask = tally.mask(index, weights)?;
             for ((different, own), voter) in different.iter_mut().zip(&mut own_digests).zip(tally.voters()) {
                 let vote =
                     voter.ballot.mask(index, weights).with_context(|| format!("the ballot of `{}`", voter.name))?;

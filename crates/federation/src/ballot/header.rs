@@ -49,13 +49,14 @@ impl Statement for BallotHeader {
 /// No ballot for this layout has more bytes: what is claimed beyond that need not be fetched.
 pub fn largest_body_bytes(layout: &Layout) -> u64 {
     // prefix (15), header, one byte a tap; methods and lengths of the norms (5), two bytes a channel at most;
-    // method and length of each bitmap (9) and its bits
+    // method and length of each bitmap (9) and its bits, which thresholds replace only where they are smaller, but for
+    // their length (4)
     let taps = layout.taps().iter().filter_map(|range| layout.matrices().get(range.start));
     let norms = taps.fold(0u64, |bytes, matrix| bytes.saturating_add(u64::from(matrix.columns).saturating_mul(2)));
     let bitmaps = layout
         .matrices()
         .iter()
         .fold(0u64, |bytes, matrix| bytes.saturating_add(matrix.packed_bytes()).saturating_add(9));
-    let fixed = (15u64 + 5).saturating_add(HEADER_LIMIT as u64).saturating_add(layout.taps().len() as u64);
+    let fixed = (15u64 + 5 + 4).saturating_add(HEADER_LIMIT as u64).saturating_add(layout.taps().len() as u64);
     fixed.saturating_add(norms).saturating_add(bitmaps)
 }

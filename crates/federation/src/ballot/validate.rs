@@ -1,8 +1,8 @@
 //! From a signed header and a parsed body to a ballot that counts.
 //!
 //! Checked are: that the body is the one signed; that it is a vote for the round's model, layout, pruner,
-//! group, sparsity and calibration; that its encodings are allowed; that every bitmap prunes exactly its
-//! budget in every pool, and that matrices pruned without data are pruned by magnitude.
+//! group, sparsity and calibration; that its encodings are allowed; that every bitmap, and every mask by
+//! column thresholds, prunes exactly its budget in every pool, and that matrices pruned without data are pruned by magnitude.
 //!
 //! Masks that are derived from norms keep their budgets by construction and are not expanded here.
 
@@ -117,7 +117,7 @@ impl Validated {
 /// Checks a ballot that was fetched and parsed.
 ///
 /// `layout` is the whole model's; `body` was parsed against [`Round::layout_at`] of the header's height, and
-/// `weights` are by index of that layout. They are read for bitmaps and for `data_free` matrices only.
+/// `weights` are by index of that layout. They are read for bitmaps, column thresholds and `data_free` matrices only.
 ///
 /// # Errors
 /// [`InvalidBallot`] naming what is wrong. The signer, not whoever passed it on, is to blame for anything but

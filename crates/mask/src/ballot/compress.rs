@@ -7,7 +7,7 @@
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::{self, CParameter, DParameter};
 
-/// Compression level of norms.
+/// Compression level of small bitmaps.
 const LEVEL: i32 = 19;
 /// Compression level of large bitmaps.
 const QUICK_LEVEL: i32 = 1;

@@ -97,6 +97,17 @@ pub enum BallotError {
         /// Taps of the layout.
         taps: usize,
     },
+    /// The thresholds of all taps together are damaged.
+    #[error("its column thresholds are damaged: {0}")]
+    ThresholdSection(&'static str),
+    /// The thresholds of one tap or matrix are damaged, or not those of a mask.
+    #[error("the column thresholds of `{matrix}` are damaged: {problem}")]
+    Thresholds {
+        /// Tensor name; of a tap, its first matrix.
+        matrix: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// A bitmap is damaged.
     #[error("the bitmap of `{matrix}` is damaged: {problem}")]
     Bitmap {

@@ -2,7 +2,8 @@
 //!
 //! A vote's mask is a function of the public weights and the silo's norm vectors, so a ballot carries the
 //! norms (745,472 of them for LLaMA-7B, 0.7 MB) instead of the bits (809 MB) wherever that is smaller, and
-//! whoever holds the weights rebuilds the same mask, bit for bit. `bitmap` says any mask at all.
+//! whoever holds the weights rebuilds the same mask, bit for bit. `column-thresholds` say a `layer` mask by one
+//! magnitude a column, a function of the mask alone. `bitmap` says any mask at all.
 //!
 //! After prefix and header (see [`container`](self::Header)) the body of a vote or a mask is:
 //!
@@ -10,6 +11,7 @@
 //! |---|---|
 //! | taps | one [`Encoding`] a tap, in layout order |
 //! | … | the norms of all `norms` taps together; absent if there are none, or the pruner uses no norms |
+//! | … | the thresholds of all `column-thresholds` taps together; absent if there are none |
 //! | … | for each matrix of each `bitmap` tap, in layout order: method, length, packed bits |
 //!
 //! Whatever a file claims, reading it allocates what the layout implies and no more: sizes are known
@@ -23,8 +25,10 @@ mod container;
 mod encode;
 mod error;
 mod norm_section;
+mod range_coder;
 #[cfg(test)]
 mod tests;
+mod threshold_section;
 
 use serde::Serialize;
 
@@ -34,26 +38,31 @@ pub use container::{
     TallyHeader, VERSION, VoteHeader, is_member_name, peek_header,
 };
 pub(crate) use container::{Reader, check_header};
-pub use encode::{Encodings, Sink, encode_ballot, encode_mask};
+pub use encode::{Encodings, Sink, encode_ballot, encode_mask, encode_mask_smallest};
 pub(crate) use error::check_shape;
 pub use error::{BallotError, EncodeError};
 
-use crate::layout::Layout;
+use crate::layout::{Layout, Tap};
 use crate::matrix_mask::MatrixMask;
 use crate::norms::NormVector;
 use crate::select::derive_mask;
+use crate::tally::by_threshold::Source;
+use crate::thresholds::Gaps;
 use crate::weights::WeightsView;
-use crate::{Digest, Group, Sparsity};
+use crate::{Digest, Group, Pruner, Sparsity};
 use bitmap_section::Section;
+pub(crate) use threshold_section::Carried;
 
 /// How the masks of one tap's matrices are carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Encoding {
     /// The tap's norm vector, from which pruner and weights give the mask.
     Norms = 1,
     /// The packed bits of each matrix.
     Bitmap = 2,
+    /// A threshold for each column of each matrix: masks of the group `layer` that are column prefixes.
+    ColumnThresholds = 3,
 }
 
 /// Bytes of a file, by what they are for.
@@ -63,6 +72,8 @@ pub struct EncodedBytes {
     pub header: u64,
     /// The norms of all taps.
     pub norms: u64,
+    /// The column thresholds of all taps.
+    pub thresholds: u64,
     /// Bitmaps with their prefixes.
     pub bitmaps: u64,
 }
@@ -70,7 +81,7 @@ pub struct EncodedBytes {
 impl EncodedBytes {
     /// The whole file.
     pub fn total(&self) -> u64 {
-        self.header + self.norms + self.bitmaps
+        self.header + self.norms + self.thresholds + self.bitmaps
     }
 }
 
@@ -98,6 +109,8 @@ pub struct Ballot<'a> {
     /// Per tap; empty where the pruner needs none, absent where bitmaps are carried.
     norms: Vec<Option<NormVector>>,
     /// Per matrix.
+    thresholds: Vec<Option<Carried>>,
+    /// Per matrix.
     sections: Vec<Option<Section<'a>>>,
     encoded: EncodedBytes,
     /// Of the bytes, where whoever parsed them had it.
@@ -119,12 +132,17 @@ impl<'a> Ballot<'a> {
             Header::Mask(header) => BallotHeader::Mask(header),
             Header::Tally(_) => return Err(BallotError::WrongKind { found: kind, wanted: "a ballot or a mask" }),
         };
+        let header_group = match &header {
+            BallotHeader::Vote(header) => header.group,
+            BallotHeader::Mask(header) => header.group,
+        };
         let table = reader.take(layout.taps().len(), "the table of encodings")?;
         let mut encodings = Vec::with_capacity(table.len());
         for (&byte, range) in table.iter().zip(layout.taps()) {
             encodings.push(match (byte, &header) {
                 (1, BallotHeader::Vote(_)) => Encoding::Norms,
                 (2, _) => Encoding::Bitmap,
+                (3, _) if header_group == Group::Layer => Encoding::ColumnThresholds,
                 _ => {
                     let matrix = layout.matrices()[range.start].name.clone();
                     return Err(BallotError::Encoding { matrix, byte, kind });
@@ -135,11 +153,18 @@ impl<'a> Ballot<'a> {
         let uses_norms = matches!(&header, BallotHeader::Vote(vote) if vote.pruner.scorer().uses_norms());
         let norms = read_norms(&mut reader, layout, &encodings, uses_norms)?;
         encoded.norms = (bytes.len() - reader.left()) as u64 - encoded.header;
+        let carries = |tap: usize| encodings[tap] == Encoding::ColumnThresholds;
+        let mut thresholds = vec![None; layout.matrices().len()];
+        if (0..encodings.len()).any(carries) {
+            let left = reader.left();
+            thresholds = threshold_section::decode(&mut reader, layout, carries)?;
+            encoded.thresholds = (left - reader.left()) as u64;
+        }
         let mut sections = Vec::with_capacity(layout.matrices().len());
         for (range, encoding) in layout.taps().iter().zip(&encodings) {
             for matrix in &layout.matrices()[range.clone()] {
                 let section = match encoding {
-                    Encoding::Norms => None,
+                    Encoding::Norms | Encoding::ColumnThresholds => None,
                     Encoding::Bitmap => Some(Section::read(&mut reader, matrix)?),
                 };
                 encoded.bitmaps += section.map_or(0, |section| section.encoded_bytes());
@@ -147,7 +172,7 @@ impl<'a> Ballot<'a> {
             }
         }
         reader.finish()?;
-        Ok(Self { bytes, layout, header, encodings, norms, sections, encoded, digest: None })
+        Ok(Self { bytes, layout, header, encodings, norms, thresholds, sections, encoded, digest: None })
     }
 
     /// As [`Ballot::parse`], for bytes whose digest the caller has just computed, so that they are not read again:
@@ -232,12 +257,30 @@ impl<'a> Ballot<'a> {
         self.norms[tap].as_ref().filter(|norms| !norms.is_empty())
     }
 
-    /// The mask of one matrix, from its bitmap or derived from `weights`.
+    /// What says the mask of one matrix, if it is a column prefix that need not be looked at to know.
+    pub(crate) fn prefix_source(&self, index: usize) -> Option<Source<'_>> {
+        if self.group() != Group::Layer {
+            return None;
+        }
+        if let Some(carried) = &self.thresholds[index] {
+            return Some(Source::Carried(carried));
+        }
+        let tap = self.layout.taps().partition_point(|range| range.end <= index);
+        match (&self.header, &self.norms[tap]) {
+            (BallotHeader::Vote(vote), Some(norms)) if self.encodings[tap] == Encoding::Norms => {
+                matches!(vote.pruner, Pruner::WANDA | Pruner::MAGNITUDE).then_some(Source::Norms(vote.pruner, norms))
+            }
+            _ => None,
+        }
+    }
+
+    /// The mask of one matrix, from its bitmap, or made from `weights` by its thresholds or norms.
     ///
-    /// A bitmap is checked to prune exactly its budget in every pool; a derived mask does by construction.
+    /// A bitmap or a mask by thresholds is checked to prune exactly its budget in every pool, and thresholds to be
+    /// those that the mask is written with; a mask derived from norms is right by construction.
     ///
     /// # Errors
-    /// [`BallotError`] when `weights` is of another shape, or the bitmap is damaged or breaks a budget.
+    /// [`BallotError`] when `weights` is of another shape, or what was carried is damaged or breaks a budget.
     ///
     /// # Panics
     /// When the layout has no matrix `index`.
@@ -249,13 +292,25 @@ impl<'a> Ballot<'a> {
             encode::check_mask(&mask, &matrix.name, self.group(), self.sparsity())?;
             return Ok(mask);
         }
+        if let Some(carried) = &self.thresholds[index] {
+            let damaged = |problem| BallotError::Thresholds { matrix: matrix.name.clone(), problem };
+            if carried.dtype() != weights.dtype() {
+                return Err(damaged("they are of weights that are stored in another format"));
+            }
+            let mask = carried.thresholds.expand(weights);
+            encode::check_mask(&mask, &matrix.name, self.group(), self.sparsity())?;
+            carried.check(&Gaps::of_thresholds(&carried.thresholds, weights)).map_err(damaged)?;
+            return Ok(mask);
+        }
         let tap = self.layout.taps().partition_point(|range| range.end <= index);
         match (&self.header, &self.norms[tap]) {
             (BallotHeader::Vote(vote), Some(norms)) => {
                 derive_mask(vote.pruner, vote.group, vote.sparsity, weights, norms)
                     .map_err(|source| BallotError::Derive { matrix: matrix.name.clone(), source })
             }
-            _ => unreachable!("a matrix without a bitmap has norms, since parsing gave each one of the two"),
+            _ => unreachable!(
+                "what has neither bitmap nor thresholds has norms, since parsing gave each one of the three"
+            ),
         }
     }
 }
@@ -278,8 +333,10 @@ fn read_norms(
     let width = |tap: usize| if uses_norms { layout.matrices()[layout.taps()[tap].start].columns as usize } else { 0 };
     let by_norms = |tap: &usize| encodings[*tap] == Encoding::Norms;
     let taps = 0..encodings.len();
-    let channels: usize = taps.clone().filter(by_norms).map(width).sum();
-    let bits = if channels == 0 { Vec::new() } else { norm_section::decode(reader, channels)? };
+    let kind = |tap: usize| layout.matrices()[layout.taps()[tap].start].tap;
+    let widths: Vec<(Tap, usize)> = taps.clone().filter(by_norms).map(|tap| (kind(tap), width(tap))).collect();
+    let none = widths.iter().all(|(_, width)| *width == 0);
+    let bits = if none { Vec::new() } else { norm_section::decode(reader, &widths)? };
     let mut left = bits.as_slice();
     taps.map(|tap| {
         if !by_norms(&tap) {

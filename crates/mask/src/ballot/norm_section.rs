@@ -1,109 +1,245 @@
-//! The norms of all taps as bytes: exponents compressed together, fractions packed as they are.
-//!
-//! A norm has an exponent field of 8 bits and a fraction of 7. Exponents lie in a few neighbouring values
-//! and shrink to a fraction; fractions are noise, so packing them at 7 bits beats a plane of bytes that
-//! any compressor would have to code at a shade over 7.
+//! The norms of all taps as bytes, to nearly their entropy.
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 1 | method of the exponent plane: 0 as it is, 1 zstd |
-//! | 4 | its length, little-endian |
-//! | … | the plane: 254 − exponent field, one byte a channel, taps in layout order |
-//! | ⌈7·channels / 8⌉ | fractions, 7 bits each, least significant first, padded with zero bits |
+//! | 1 | method: 2, the code below |
+//! | 4 | length of the code, little-endian |
+//! | … | a [range code](super::range_coder) of all norms, taps in layout order |
+//!
+//! bf16 bits without a sign order as the norms do, and 128 of them make an octave: a logarithm. Each norm is
+//! coded as its *miss*: how far its bits lie from those predicted for it. The prediction starts from the mean of
+//! what the tap has shown so far. Where the residual stream is tapped, at the inputs of attention and of the
+//! MLP, a channel is much as it was a block before, so three earlier taps add what they know of it, with weights
+//! learned by normalised least mean squares. Heads and gated activations have no such memory: two blocks'
+//! channels of one number are strangers.
+//!
+//! A miss is a sign, a length in bits and the bits below the highest, the first two of them modelled. Lengths are
+//! told apart by the size that is expected: that of late, and for a channel with a past what it missed by then.
+//! Measured on ballots of seven texts of SmolLM2: 7.5 to 7.7 bits a norm, where exponents by zstd and fractions
+//! as they are took 8.4 to 8.6. Mixing the predictions of three such models, weighted by their success, gained
+//! 0.2 per cent and was left out.
+//!
+//! Integers only. Norms have one code: both sides learn the same, and a code that an encoder would not write is
+//! refused.
 
-use super::compress::{self, Squeezer};
 use super::container::Reader;
 use super::error::BallotError;
+use super::range_coder::{Bit, BitTree, Coder, Decoder, Encoder};
+use crate::layout::Tap;
 use crate::norms::NormVector;
 
-const RAW: u8 = 0;
-const ZSTD: u8 = 1;
-const FRACTION_BITS: u32 = 7;
-const FRACTION_MASK: u16 = 0x7f;
-/// The largest exponent field of a norm; the plane counts down from here.
-const TOP_EXPONENT: u8 = 254;
+/// The one method; 0 and 1 were planes of exponents and fractions.
+const RANGE_CODE: u8 = 2;
+/// bf16 bits without the sign.
+const MOST: i32 = 0x7fff;
+/// A tap's first norm is expected here, where there was none of its kind before.
+const FIRST_MEAN: i64 = 32000;
+/// A tap's first misses are expected to be of this size.
+const FIRST_SIZE: i64 = 64;
+/// Fraction bits of means, sizes and weights.
+const FRACTION: u32 = 16;
+/// The mean is of all norms so far, and from here on one that forgets.
+const MEAN_MEMORY: i64 = 200;
+/// Memory of the size of misses.
+const SIZE_MEMORY: i64 = 32;
+/// Memory of models.
+const MODEL_MEMORY: u16 = 255;
+/// How fast weights are learned: this over 2^16 of what would make up for the miss.
+const LEARNING: i64 = 1024;
+/// No miss teaches more than one of this size.
+const MOST_LEARNED: i64 = 100;
+/// Inputs so faint teach little.
+const FAINT: i64 = 4096;
+/// Weights of the earlier taps to begin with.
+const FIRST_WEIGHTS: [i64; INPUTS] = [40_000, 10_000, 0];
+/// No weight gets larger: four.
+const MOST_WEIGHT: i64 = 4 << FRACTION;
+/// Earlier taps that predict.
+const INPUTS: usize = 3;
+/// Classes of expected size: half octaves.
+const SIZES: usize = 16;
+/// Bits below the highest of a miss that are modelled.
+const LEADING_BITS: u32 = 2;
+/// Lengths have so many bits: a miss has at most 16.
+const LENGTH_BITS: u32 = 4;
 
-/// How the exponent plane may be stored.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Planes {
-    /// Whichever is smaller.
-    Smallest,
-    /// As it is: a wire form that no compressor version changes, for tests that pin bytes.
-    #[cfg(test)]
-    Raw,
+/// A tap coded before, in the vector of all norms.
+#[derive(Clone)]
+struct Past {
+    start: usize,
+    mean: i64,
 }
 
-/// The section for `norms`, in order.
-pub(super) fn encode<'n>(norms: impl Iterator<Item = &'n NormVector>, planes: Planes) -> Vec<u8> {
-    let mut exponents = Vec::new();
-    let mut fractions = Vec::new();
-    let (mut pending, mut pending_bits) = (0u32, 0u32);
-    for &bits in norms.flat_map(NormVector::bits) {
-        exponents.push(TOP_EXPONENT - (bits >> FRACTION_BITS) as u8);
-        pending |= u32::from(bits & FRACTION_MASK) << pending_bits;
-        pending_bits += FRACTION_BITS;
-        if pending_bits >= 8 {
-            fractions.push(pending as u8);
-            pending >>= 8;
-            pending_bits -= 8;
+/// What is learned about the taps of one kind.
+struct Kind {
+    /// By the sign before: none, not negative, negative.
+    signs: [Bit; 3],
+    /// By expected size.
+    lengths: Vec<BitTree>,
+    /// By length.
+    leading: Vec<BitTree>,
+    weights: [i64; INPUTS],
+    last: Option<Past>,
+    last_but_one: Option<Past>,
+    /// Sizes of the misses of the last tap, those above 255 as 255.
+    misses: Vec<u8>,
+}
+
+impl Kind {
+    fn new() -> Self {
+        let leading = |length: u32| BitTree::new(length.min(LEADING_BITS), MODEL_MEMORY);
+        Self {
+            signs: [Bit::new(MODEL_MEMORY); 3],
+            lengths: vec![BitTree::new(LENGTH_BITS, MODEL_MEMORY); SIZES],
+            leading: (0..1 << LENGTH_BITS).map(leading).collect(),
+            weights: FIRST_WEIGHTS,
+            last: None,
+            last_but_one: None,
+            misses: Vec::new(),
         }
     }
-    if pending_bits > 0 {
-        fractions.push(pending as u8);
+
+    fn code_miss(&mut self, coder: &mut impl Coder, miss: i32, sign: usize, expected_size: i64) -> i32 {
+        let negative = coder.bit(&mut self.signs[sign], miss < 0);
+        // −1 and 0 are of size 1, −2 and 1 of size 2
+        let size = if miss < 0 { miss.unsigned_abs() } else { miss as u32 + 1 };
+        let length = self.lengths[size_class(expected_size)].code(coder, size.ilog2());
+        let rest = length - length.min(LEADING_BITS);
+        let below_highest = size & ((1 << length) - 1);
+        let leading_mask = (1 << (length - rest)) - 1;
+        let high = self.leading[length as usize].code(coder, below_highest >> rest & leading_mask);
+        let low = coder.even(below_highest & ((1 << rest) - 1), rest);
+        let size = (1 << length | high << rest | low) as i32;
+        if negative { -size } else { size - 1 }
     }
-    let squeezed = match planes {
-        Planes::Smallest => Squeezer::new().squeeze(&exponents),
-        #[cfg(test)]
-        Planes::Raw => None,
-    };
-    let (method, plane) = squeezed.map_or((RAW, exponents), |plane| (ZSTD, plane));
-    let mut bytes = Vec::with_capacity(5 + plane.len() + fractions.len());
-    bytes.push(method);
-    bytes.extend((plane.len() as u32).to_le_bytes());
-    bytes.extend(plane);
-    bytes.extend(fractions);
+}
+
+/// Half octaves of an expected size.
+fn size_class(size: i64) -> usize {
+    let size = size.max(1);
+    let octave = size.ilog2();
+    let half = if octave > 0 { size >> (octave - 1) & 1 } else { 0 };
+    (2 * octave as usize + half as usize).min(SIZES - 1)
+}
+
+/// The other tap of the residual stream.
+fn sibling(tap: Tap) -> Option<Tap> {
+    match tap {
+        Tap::AttentionInput => Some(Tap::MlpInput),
+        Tap::MlpInput => Some(Tap::AttentionInput),
+        Tap::AttentionOutput | Tap::MlpOutput => None,
+    }
+}
+
+/// Codes the norms of taps of these widths, one after another in `norms`.
+fn code(coder: &mut impl Coder, taps: &[(Tap, usize)], norms: &mut [u16]) -> Result<(), &'static str> {
+    let mut kinds = Tap::ALL.map(|_| Kind::new());
+    let mut widths = [0usize; Tap::ALL.len()];
+    let mut start = 0;
+    for &(tap, width) in taps {
+        let (before, rest) = norms.split_at_mut(start);
+        let norms = &mut rest[..width];
+        let sibling = sibling(tap).map(|sibling| sibling as usize);
+        let tap = tap as usize;
+        // of another width, channels are not the same ones
+        let of = |kind: usize, past: &Option<Past>| past.clone().filter(|_| widths[kind] == width);
+        let inputs: [Option<Past>; INPUTS] = match sibling {
+            Some(sibling) => {
+                [of(tap, &kinds[tap].last), of(sibling, &kinds[sibling].last), of(tap, &kinds[tap].last_but_one)]
+            }
+            None => [None, None, None],
+        };
+        let inputs = inputs.map(|past| past.map(|past| (&before[past.start..past.start + width], past.mean)));
+        let mean = code_tap(coder, &mut kinds[tap], &inputs, norms)?;
+        let kind = &mut kinds[tap];
+        kind.last_but_one = kind.last.take().filter(|_| widths[tap] == width);
+        kind.last = Some(Past { start, mean });
+        widths[tap] = width;
+        start += width;
+    }
+    Ok(())
+}
+
+/// Codes the norms of one tap, and returns their mean.
+fn code_tap(
+    coder: &mut impl Coder,
+    kind: &mut Kind,
+    inputs: &[Option<(&[u16], i64)>; INPUTS],
+    norms: &mut [u16],
+) -> Result<i64, &'static str> {
+    let misses = std::mem::take(&mut kind.misses);
+    let misses_before = if inputs[0].is_some() { misses.as_slice() } else { &[] };
+    let mut misses = Vec::with_capacity(norms.len());
+    let mut mean = kind.last.as_ref().map_or(FIRST_MEAN, |past| past.mean) << FRACTION;
+    let mut size = FIRST_SIZE << FRACTION;
+    let mut sign = 0;
+    for (channel, norm) in norms.iter_mut().enumerate() {
+        let input = |input: &Option<(&[u16], i64)>| match input {
+            Some((norms, mean)) => i64::from(norms[channel]) - mean,
+            None => 0,
+        };
+        let values = inputs.each_ref().map(input);
+        let from_inputs: i64 = values.iter().zip(&kind.weights).map(|(value, weight)| value * weight).sum();
+        let predicted = mean + from_inputs;
+        let rounded = ((predicted + (1 << (FRACTION - 1))) >> FRACTION).clamp(0, i64::from(MOST)) as i32;
+        let expected_size = match misses_before.get(channel) {
+            Some(&before) => (3 * (size >> FRACTION) + i64::from(before)) / 4,
+            None => size >> FRACTION,
+        };
+        let miss = kind.code_miss(coder, i32::from(*norm) - rounded, sign, expected_size);
+        let coded = rounded + miss;
+        if !(0..=MOST).contains(&coded) {
+            return Err("a norm is no bf16 number");
+        }
+        *norm = coded as u16;
+
+        sign = if miss < 0 { 2 } else { 1 };
+        let steps = (2 * channel as i64 + 3).min(2 * MEAN_MEMORY);
+        mean += 2 * ((i64::from(coded) << FRACTION) - predicted) / steps;
+        size += ((i64::from(miss.abs()) << FRACTION) - size) / SIZE_MEMORY;
+        misses.push(miss.unsigned_abs().min(255) as u8);
+        let strength: i64 = values.iter().map(|value| value * value).sum();
+        if strength > 0 {
+            let lesson = i64::from(miss).clamp(-MOST_LEARNED, MOST_LEARNED) * LEARNING;
+            for (weight, value) in kind.weights.iter_mut().zip(values) {
+                *weight = (*weight + lesson * value / (strength + FAINT)).clamp(-MOST_WEIGHT, MOST_WEIGHT);
+            }
+        }
+    }
+    kind.misses = misses;
+    Ok(norms.iter().map(|&norm| i64::from(norm)).sum::<i64>() / (norms.len() as i64).max(1))
+}
+
+/// The section for the norms of taps, in layout order.
+pub(super) fn encode<'n>(taps: impl Iterator<Item = (Tap, &'n NormVector)>) -> Vec<u8> {
+    let (mut widths, mut norms) = (Vec::new(), Vec::new());
+    for (tap, vector) in taps {
+        widths.push((tap, vector.len()));
+        norms.extend_from_slice(vector.bits());
+    }
+    let mut encoder = Encoder::new();
+    let coded = code(&mut encoder, &widths, &mut norms);
+    assert_eq!(coded, Ok(()), "a norm vector holds bf16 numbers without a sign");
+    let code = encoder.finish();
+    let mut bytes = Vec::with_capacity(5 + code.len());
+    bytes.push(RANGE_CODE);
+    bytes.extend((code.len() as u32).to_le_bytes());
+    bytes.extend(code);
     bytes
 }
 
-/// The bf16 bits of `channels` norms; whether each tap's are canonical is for the caller to check.
-pub(super) fn decode(reader: &mut Reader<'_>, channels: usize) -> Result<Vec<u16>, BallotError> {
+/// The bf16 bits of the norms of taps of these widths, one after another; whether each tap's are canonical is for
+/// the caller to check.
+pub(super) fn decode(reader: &mut Reader<'_>, taps: &[(Tap, usize)]) -> Result<Vec<u16>, BallotError> {
     let [method] = reader.array("the method of the norms")?;
-    let length = u32::from_le_bytes(reader.array("the length of the exponents")?) as usize;
-    if length > channels {
-        return Err(BallotError::NormSection("there are more exponents than the model has input channels"));
+    if method != RANGE_CODE {
+        return Err(BallotError::NormSection("they are coded by an unknown method"));
     }
-    let plane = reader.take(length, "the exponents")?;
-    let packed = reader.take((channels * FRACTION_BITS as usize).div_ceil(8), "the fractions")?;
-    let expanded;
-    let exponents: &[u8] = match method {
-        RAW if length == channels => plane,
-        RAW => return Err(BallotError::NormSection("there are fewer exponents than the model has input channels")),
-        ZSTD if length < channels => {
-            expanded = compress::expand(plane, channels).map_err(BallotError::NormSection)?;
-            &expanded
-        }
-        ZSTD => return Err(BallotError::NormSection("compression made its exponents longer")),
-        _ => return Err(BallotError::NormSection("its exponents are compressed by an unknown method")),
-    };
-    let mut fractions = packed.iter();
-    let (mut pending, mut pending_bits) = (0u32, 0u32);
-    let mut bits = Vec::with_capacity(channels);
-    for &exponent in exponents {
-        if pending_bits < FRACTION_BITS {
-            pending |= u32::from(*fractions.next().unwrap_or(&0)) << pending_bits;
-            pending_bits += 8;
-        }
-        let field = TOP_EXPONENT
-            .checked_sub(exponent)
-            .ok_or(BallotError::NormSection("an exponent is that of no finite number"))?;
-        bits.push(u16::from(field) << FRACTION_BITS | pending as u16 & FRACTION_MASK);
-        pending >>= FRACTION_BITS;
-        pending_bits -= FRACTION_BITS;
-    }
-    if pending != 0 {
-        return Err(BallotError::NormSection("its padding is not zero"));
-    }
-    Ok(bits)
+    let length = u32::from_le_bytes(reader.array("the length of the norms")?);
+    let mut decoder = Decoder::new(reader.take(length as usize, "the norms")?);
+    let mut norms = vec![0; taps.iter().map(|(_, width)| width).sum()];
+    code(&mut decoder, taps, &mut norms).and_then(|()| decoder.finish()).map_err(BallotError::NormSection)?;
+    Ok(norms)
 }
 
 #[cfg(test)]
@@ -112,95 +248,139 @@ mod tests {
     use crate::Digest;
     use proptest::prelude::*;
 
-    fn vectors(sizes: &[usize]) -> Vec<NormVector> {
+    /// Blocks of four taps, of these widths: residual streams that drift, and the rest as it comes.
+    fn vectors(blocks: usize, widths: [usize; 4]) -> Vec<(Tap, NormVector)> {
         let mut state = 3u64;
-        let mut next = || {
+        let mut next = move || {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 40) as f64 / f64::from(1 << 24)
+            (state >> 40) as f64 / f64::from(1 << 24) + 0.01
         };
-        sizes
-            .iter()
-            .map(|&size| {
-                let sums: Vec<f64> = (0..size).map(|channel| if channel == 3 { 0.0 } else { next().powi(4) }).collect();
-                NormVector::from_sums(&sums, 2).unwrap()
+        let mut stream: Vec<f64> = (0..widths[0].max(widths[2])).map(|_| next().powi(3)).collect();
+        (0..blocks)
+            .flat_map(|_| Tap::ALL)
+            .map(|tap| {
+                stream.iter_mut().for_each(|value| *value *= 0.9 + 0.2 * next());
+                let sum = |channel: usize| match tap {
+                    _ if channel == 3 => 0.0,
+                    Tap::AttentionInput | Tap::MlpInput => stream[channel],
+                    _ => next().powi(4),
+                };
+                let sums: Vec<f64> = (0..widths[tap as usize]).map(sum).collect();
+                (tap, NormVector::from_sums(&sums, 2).unwrap())
             })
             .collect()
     }
 
-    fn decode_all(bytes: &[u8], channels: usize) -> Result<Vec<u16>, BallotError> {
+    fn encoded(vectors: &[(Tap, NormVector)]) -> Vec<u8> {
+        encode(vectors.iter().map(|(tap, norms)| (*tap, norms)))
+    }
+
+    fn widths(vectors: &[(Tap, NormVector)]) -> Vec<(Tap, usize)> {
+        vectors.iter().map(|(tap, norms)| (*tap, norms.len())).collect()
+    }
+
+    fn bits(vectors: &[(Tap, NormVector)]) -> Vec<u16> {
+        vectors.iter().flat_map(|(_, norms)| norms.bits().to_vec()).collect()
+    }
+
+    fn decode_all(bytes: &[u8], taps: &[(Tap, usize)]) -> Result<Vec<u16>, BallotError> {
         let mut reader = Reader::new(bytes);
-        let bits = decode(&mut reader, channels)?;
+        let bits = decode(&mut reader, taps)?;
         reader.finish()?;
         Ok(bits)
     }
 
     #[test]
-    fn raw_bytes_are_pinned() {
-        let norms = vectors(&[5, 8, 3]);
-        let bytes = encode(norms.iter(), Planes::Raw);
-        assert_eq!(bytes.len(), 5 + 16 + 14);
-        assert_eq!(Digest::of(&bytes).to_string(), "fb97ccd51b885354ef7298fdad4d5baa1b7d2db879729131fdf09a919c505138");
-        assert_eq!(decode_all(&bytes, 16).unwrap(), norms.concat_bits());
+    fn bytes_are_pinned() {
+        let vectors = vectors(6, [96, 128, 96, 200]);
+        let bytes = encoded(&vectors);
+        assert_eq!(decode_all(&bytes, &widths(&vectors)).unwrap(), bits(&vectors));
+        assert_eq!(bytes[0], 2);
+        assert_eq!(Digest::of(&bytes).to_string(), "77f794b05bc6fee0b9bfb1ade43674b322030e8abdd65a90a0802f7324172f1a");
     }
 
-    /// Written once by zstd 1.5.7; every later version must still read it.
     #[test]
-    fn stored_zstd_bytes_still_decode() {
-        let norms = vectors(&[200]);
-        let stored = concat!(
-            "017000000028b52ffd00003d030032cc1714d0158603000000000000c684104208d95bca9464ba45d68c0dbadff199b2c5d8",
-            "6501e9107a1513937d812353716b14211d7520298da582395f482a4cd40408482860802a1c606a22c2d44f03128d91ee0a2e",
-            "6cd3edb438cf97f84b1dd408010084ab0494cc10e05a44712aaf6cb5d83d298458d511d6342c2b2b66df47669af04a9a6a77",
-            "6808a09fbd7adfd95ba78d7fdb6829ae255feb40b827814acca03e9fd426aa113740ccbc0c101253914b4f523e92fcb580cb",
-            "a08c07e00a8a520b22371462998a2cb73943204e62820e86bb0dbe273ab00204c160a2741a0ca8c5c27ba305d6c5b45214c8",
-            "b3cd2bc0b1b28d1c149814aee0d09d2269b19e705109cc853c8a7a0b12cf854cda343811fb4701973692",
-        );
-        let stored: Vec<u8> =
-            (0..stored.len() / 2).map(|at| u8::from_str_radix(&stored[2 * at..2 * at + 2], 16).unwrap()).collect();
-        assert_eq!(stored[0], ZSTD);
-        assert_eq!(decode_all(&stored, 200).unwrap(), norms.concat_bits());
-    }
-
-    trait ConcatBits {
-        fn concat_bits(&self) -> Vec<u16>;
-    }
-
-    impl ConcatBits for Vec<NormVector> {
-        fn concat_bits(&self) -> Vec<u16> {
-            self.iter().flat_map(|norms| norms.bits().to_vec()).collect()
-        }
+    fn a_residual_stream_costs_less_than_strangers_do() {
+        let stream = encoded(&vectors(8, [400, 1, 400, 1]));
+        let strangers = encoded(&vectors(8, [1, 400, 1, 400]));
+        assert!(stream.len() * 10 < strangers.len() * 9, "{} and {} bytes", stream.len(), strangers.len());
     }
 
     proptest! {
         #[test]
-        fn round_trips(sizes in proptest::collection::vec(1usize..200, 1..5)) {
-            let norms = vectors(&sizes);
-            for planes in [Planes::Smallest, Planes::Raw] {
-                let bytes = encode(norms.iter(), planes);
-                prop_assert_eq!(decode_all(&bytes, sizes.iter().sum()).unwrap(), norms.concat_bits());
+        fn round_trips_and_has_one_code(
+            blocks in 1usize..4, narrow in 1usize..90, wide in 1usize..90, other in 1usize..90, changed in any::<(u16, u8)>(),
+        ) {
+            let mut vectors = vectors(blocks, [narrow, wide, narrow, wide]);
+            vectors.push((Tap::MlpInput, vectors[0].1.clone())); // again, and then of another width
+            vectors.extend(self::vectors(1, [other, wide, narrow, other]));
+            let bytes = encoded(&vectors);
+            let taps = widths(&vectors);
+            prop_assert_eq!(decode_all(&bytes, &taps).unwrap(), bits(&vectors));
+
+            let mut damaged = bytes.clone();
+            let at = 5 + usize::from(changed.0) % (bytes.len() - 5);
+            damaged[at] ^= changed.1;
+            if let Ok(others) = decode_all(&damaged, &taps) {
+                let mut encoder = Encoder::new();
+                code(&mut encoder, &taps, &mut others.clone()).unwrap();
+                prop_assert_eq!(&damaged[5..], encoder.finish());
             }
+        }
+
+        /// Any bits at all, however unlike norms they are.
+        #[test]
+        fn whatever_has_fifteen_bits_round_trips(norms in proptest::collection::vec(0u16..0x8000, 1..400)) {
+            let taps: Vec<(Tap, usize)> = Tap::ALL.into_iter().cycle().map(|tap| (tap, 7)).take(norms.len() / 7)
+                .chain([(Tap::MlpInput, norms.len() % 7)]).collect();
+            let mut encoder = Encoder::new();
+            code(&mut encoder, &taps, &mut norms.clone()).unwrap();
+            let bytes = encoder.finish();
+            let mut decoded = vec![0; norms.len()];
+            let mut decoder = Decoder::new(&bytes);
+            code(&mut decoder, &taps, &mut decoded).unwrap();
+            decoder.finish().unwrap();
+            prop_assert_eq!(decoded, norms);
         }
     }
 
     #[test]
-    fn refuses_padding_unknown_methods_and_wrong_lengths() {
-        let norms = vectors(&[5]);
-        let good = encode(norms.iter(), Planes::Raw);
-        let with = |at: usize, byte: u8| {
+    fn refuses_unknown_methods_wrong_lengths_and_damage() {
+        let vectors = vectors(2, [5, 6, 5, 7]);
+        let (good, taps) = (encoded(&vectors), widths(&vectors));
+        assert!(decode_all(&good, &taps).is_ok());
+        for method in [0, 1, 3] {
             let mut bytes = good.clone();
-            bytes[at] = byte;
-            decode_all(&bytes, 5)
-        };
-        assert!(decode_all(&good, 5).is_ok());
-        assert!(with(0, 2).is_err(), "unknown method");
-        assert!(with(1, 4).is_err(), "one exponent fewer");
-        assert!(with(1, 6).is_err(), "one more");
-        assert!(with(5, 255).is_err(), "no finite number");
-        assert!(with(good.len() - 1, good[good.len() - 1] | 0x80).is_err(), "padding");
-        assert!(decode_all(&good, 4).is_err());
-        assert!(decode_all(&good, 6).is_err());
-        for length in 0..good.len() {
-            assert!(decode_all(&good[..length], 5).is_err());
+            bytes[0] = method;
+            assert!(decode_all(&bytes, &taps).unwrap_err().to_string().contains("unknown method"));
         }
+        for length in 0..good.len() {
+            assert!(decode_all(&good[..length], &taps).is_err());
+        }
+        let with = |more: &[u8], length: u32| {
+            let mut bytes = [&good, more].concat();
+            bytes[1..5].copy_from_slice(&length.to_le_bytes());
+            decode_all(&bytes, &taps)
+        };
+        let length = good.len() as u32 - 5;
+        assert!(with(&[], length).is_ok());
+        assert!(with(&[], length - 1).is_err());
+        assert!(with(&[], u32::MAX).is_err());
+        assert!(with(&[1], length).is_err(), "followed by a byte");
+        assert!(with(&[0], length + 1).is_err(), "a zero at the end");
+        assert!(with(&[1, 2, 3, 4, 5, 6], length + 6).is_err(), "goes on");
+        assert!(decode_all(&good, &taps[1..]).is_err());
+    }
+
+    #[test]
+    fn refuses_what_leaves_the_fifteen_bits() {
+        let taps = [(Tap::AttentionOutput, 4)];
+        let mut encoder = Encoder::new();
+        let mut kind = Kind::new();
+        // the first norm is expected at 32000
+        kind.code_miss(&mut encoder, 768, 0, FIRST_SIZE);
+        let code = encoder.finish();
+        let bytes = [&[RANGE_CODE][..], &(code.len() as u32).to_le_bytes(), &code].concat();
+        assert!(decode_all(&bytes, &taps).unwrap_err().to_string().contains("no bf16 number"));
     }
 }

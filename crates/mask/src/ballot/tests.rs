@@ -5,8 +5,6 @@ use std::convert::Infallible;
 use half::bf16;
 use proptest::prelude::*;
 
-use super::encode::encode_ballot_with;
-use super::norm_section::Planes;
 use super::*;
 use crate::layout::{Matrix, Tap};
 use crate::score::Pruner;
@@ -88,14 +86,13 @@ fn vote(layout: &Layout, pruner: Pruner, group: &str) -> VoteHeader {
     }
 }
 
-fn written(header: &VoteHeader, weights: &Weights, encodings: Encodings, planes: Planes) -> (Vec<u8>, EncodedBytes) {
+fn written(header: &VoteHeader, weights: &Weights, encodings: Encodings) -> (Vec<u8>, EncodedBytes) {
     let mut bytes = Vec::new();
-    let encoded = encode_ballot_with::<Infallible>(
+    let encoded = encode_ballot::<Infallible>(
         header,
         &weights.layout,
         &norms(&weights.layout),
         encodings,
-        planes,
         weights,
         &mut |part| {
             bytes.extend_from_slice(part);
@@ -108,7 +105,7 @@ fn written(header: &VoteHeader, weights: &Weights, encodings: Encodings, planes:
 
 fn ballot_bytes(encodings: Encodings) -> (Weights, Vec<u8>) {
     let weights = weights();
-    let bytes = written(&vote(&weights.layout, Pruner::WANDA, "row"), &weights, encodings, Planes::Smallest).0;
+    let bytes = written(&vote(&weights.layout, Pruner::WANDA, "row"), &weights, encodings).0;
     (weights, bytes)
 }
 
@@ -132,7 +129,7 @@ fn every_pruner_and_group_decodes_to_the_mask_it_was_made_from() {
         for group in ["layer", "row", "column", "2:4", "4:8"] {
             let header = vote(&weights.layout, pruner, group);
             for encodings in [Encodings::Auto, Encodings::MaskOnly] {
-                let (bytes, encoded) = written(&header, &weights, encodings, Planes::Smallest);
+                let (bytes, encoded) = written(&header, &weights, encodings);
                 assert_eq!(encoded.total(), bytes.len() as u64);
                 let ballot = Ballot::parse(&bytes, &weights.layout).unwrap();
                 assert_eq!(ballot.encoded_bytes(), encoded);
@@ -158,8 +155,7 @@ fn every_pruner_and_group_decodes_to_the_mask_it_was_made_from() {
 #[test]
 fn the_smallest_encoding_wins() {
     let weights = weights();
-    let (bytes, encoded) =
-        written(&vote(&weights.layout, Pruner::WANDA, "row"), &weights, Encodings::Auto, Planes::Smallest);
+    let (bytes, encoded) = written(&vote(&weights.layout, Pruner::WANDA, "row"), &weights, Encodings::Auto);
     let ballot = Ballot::parse(&bytes, &weights.layout).unwrap();
     let encodings: Vec<Encoding> = (0..8).map(|tap| ballot.encoding(tap)).collect();
     assert_eq!(encodings[..7], [Encoding::Norms; 7]);
@@ -167,7 +163,7 @@ fn the_smallest_encoding_wins() {
     assert_eq!(encoded.bitmaps, 9 + 12);
 
     let data_free = vote(&weights.layout, Pruner::MAGNITUDE, "row");
-    let (_, encoded) = written(&data_free, &weights, Encodings::Auto, Planes::Smallest);
+    let (_, encoded) = written(&data_free, &weights, Encodings::Auto);
     assert_eq!((encoded.norms, encoded.bitmaps), (0, 0), "a function of the weights alone");
 }
 
@@ -176,7 +172,7 @@ fn the_smallest_encoding_wins() {
 fn bytes_are_pinned() {
     let weights = weights();
     let header = vote(&weights.layout, Pruner::WANDA, "2:4");
-    let (bytes, encoded) = written(&header, &weights, Encodings::Auto, Planes::Raw);
+    let (bytes, encoded) = written(&header, &weights, Encodings::Auto);
     assert_eq!(&bytes[..15], b"fedprune\x01\x00\x01\x5d\x00\x00\x00");
     assert_eq!(encoded.header, 15 + 93 + 8);
     assert_eq!(bytes[108..116], [1, 1, 1, 1, 1, 1, 1, 2]);
@@ -185,7 +181,7 @@ fn bytes_are_pinned() {
         Digest::of(&bytes[..116]).to_string(),
         "4ea6f9f4303f518548b5c069a4d57dd92b8fe18592ac9895ef0175f9ef6a19ad"
     );
-    assert_eq!(Digest::of(&bytes).to_string(), "14328f3d090887da1a3a57ba3d2e0022a0592e5a922744e333be756bf72b1e1b");
+    assert_eq!(Digest::of(&bytes).to_string(), "307c30cbd20a76fcccc12c06c06802991aac66d800b0719d5b209722ca74ca9f");
     assert_eq!(Ballot::parse(&bytes, &weights.layout).unwrap().encoded_bytes(), encoded);
 
     let mask = explicit_mask(&weights, Group::Row, "0.57".parse().unwrap()).unwrap();
@@ -330,6 +326,155 @@ proptest! {
             bytes[at] = byte;
         }
         let _ = peek_header(&bytes);
+        if let Ok(ballot) = Ballot::parse(&bytes, &weights.layout) {
+            for index in 0..weights.layout.matrices().len() {
+                if let Ok(mask) = ballot.mask(index, weights.matrix(index)) {
+                    prop_assert_eq!(check_budgets(&mask, ballot.group(), ballot.sparsity()), Ok(()));
+                }
+            }
+        }
+    }
+}
+
+fn thresholds_bytes(weights: &Weights) -> (Vec<u8>, EncodedBytes) {
+    written(&vote(&weights.layout, Pruner::WANDA, "layer"), weights, Encodings::MaskOnly)
+}
+
+#[test]
+fn layer_masks_travel_as_thresholds_and_their_bytes_are_pinned() {
+    let weights = weights();
+    let (bytes, encoded) = thresholds_bytes(&weights);
+    let ballot = Ballot::parse(&bytes, &weights.layout).unwrap();
+    assert_eq!((0..8).filter(|tap| ballot.encoding(*tap) == Encoding::ColumnThresholds).count(), 7);
+    assert_eq!(ballot.encoding(7), Encoding::Bitmap, "two rows of 48");
+    assert_eq!((encoded.norms, encoded.bitmaps), (0, 9 + 12));
+    assert_eq!(Digest::of(&bytes).to_string(), "d1ea49a8045d45e3959a13a4feb92cc5b9202e8950431b32e2334b70482f9233");
+}
+
+/// Two silos whose norms differ and whose masks do not.
+#[test]
+fn thresholds_are_a_function_of_the_mask() {
+    let weights = weights();
+    let header = vote(&weights.layout, Pruner::WANDA, "layer");
+    let with_norms = |norms: &[NormVector]| {
+        let mut bytes = Vec::new();
+        encode_ballot::<Infallible>(&header, &weights.layout, norms, Encodings::MaskOnly, &weights, &mut |part| {
+            bytes.extend_from_slice(part);
+            Ok(())
+        })
+        .unwrap();
+        bytes
+    };
+    let masks_of = |bytes: &[u8]| -> Vec<MatrixMask> {
+        let ballot = Ballot::parse(bytes, &weights.layout).unwrap();
+        (0..weights.layout.matrices().len()).map(|at| ballot.mask(at, weights.matrix(at)).unwrap()).collect()
+    };
+    let norms = norms(&weights.layout);
+    let collected = with_norms(&norms);
+    let (mut same, mut different) = (0, 0);
+    for channel in 0..norms[0].len() {
+        let mut bits = norms[0].bits().to_vec();
+        bits[channel] ^= 1;
+        let Ok(nudged) = NormVector::from_canonical_bits(bits) else { continue };
+        let others = with_norms(&[&[nudged], &norms[1..]].concat());
+        let equal = masks_of(&others) == masks_of(&collected);
+        assert_eq!(others == collected, equal);
+        same += usize::from(equal);
+        different += usize::from(!equal);
+    }
+    assert!(same > 0 && different > 0, "{same} {different}");
+    // an explicit mask of the same bits has the same section
+    let ballot = Ballot::parse(&collected, &weights.layout).unwrap();
+    let (header, mut file) = (
+        MaskHeader {
+            model: ballot.model(),
+            layout: weights.layout.digest(),
+            group: Group::Layer,
+            sparsity: ballot.sparsity(),
+            votes: 1,
+        },
+        Vec::new(),
+    );
+    let mut masks = |index: usize| ballot.mask(index, weights.matrix(index));
+    let encoded = encode_mask_smallest(&header, &weights.layout, &mut masks, &weights, &mut |part| {
+        file.extend_from_slice(part);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(encoded.thresholds, ballot.encoded_bytes().thresholds);
+    let body = (encoded.thresholds + encoded.bitmaps) as usize;
+    assert_eq!(file[file.len() - body..], collected[collected.len() - body..]);
+    let mask = Ballot::parse(&file, &weights.layout).unwrap();
+    for index in 0..weights.layout.matrices().len() {
+        assert_eq!(
+            mask.mask(index, weights.matrix(index)).unwrap(),
+            ballot.mask(index, weights.matrix(index)).unwrap()
+        );
+    }
+    // a mask that is none falls back to bits
+    let by_row = vote(&weights.layout, Pruner::WANDA, "row");
+    let (bytes, _) = written(&by_row, &weights, Encodings::Auto);
+    let by_row = Ballot::parse(&bytes, &weights.layout).unwrap();
+    let header = MaskHeader { group: Group::Row, ..header };
+    let mut masks = |index: usize| by_row.mask(index, weights.matrix(index));
+    let encoded =
+        encode_mask_smallest::<BallotError>(&header, &weights.layout, &mut masks, &weights, &mut |_| Ok(())).unwrap();
+    assert_eq!(encoded.thresholds, 0);
+}
+
+#[test]
+fn thresholds_that_say_no_mask_of_the_header_are_refused() {
+    let weights = weights();
+    let (bytes, encoded) = thresholds_bytes(&weights);
+    // of a header that prunes a little more
+    let mut header = vote(&weights.layout, Pruner::WANDA, "layer");
+    header.sparsity = "0.58".parse().unwrap();
+    let mut other = Header::Vote(header).to_bytes();
+    other.extend(&bytes[other.len()..]);
+    let ballot = Ballot::parse(&other, &weights.layout).unwrap();
+    let error = ballot.mask(0, weights.matrix(0)).unwrap_err();
+    assert!(matches!(error, BallotError::Budget { .. }), "{error}");
+    // of a group that has none
+    let mut row = Header::Vote(vote(&weights.layout, Pruner::WANDA, "row")).to_bytes();
+    row.extend(&bytes[row.len()..]);
+    let error = Ballot::parse(&row, &weights.layout).unwrap_err().to_string();
+    assert!(error.contains("have the encoding 3"), "{error}");
+    // of weights in another format
+    let ballot = Ballot::parse(&bytes, &weights.layout).unwrap();
+    let view = weights.matrix(0);
+    let halves = WeightsView::new(DType::F16, view.rows(), view.columns(), view.bytes()).unwrap();
+    let error = ballot.mask(0, halves).unwrap_err().to_string();
+    assert!(error.contains("`0.q`") && error.contains("another format"), "{error}");
+    // longer than it is
+    let at = encoded.header as usize;
+    let mut longer = bytes.clone();
+    let length = u32::from_le_bytes(longer[at..at + 4].try_into().unwrap());
+    longer[at..at + 4].copy_from_slice(&(length + 1).to_le_bytes());
+    longer.insert(at + 4 + length as usize, 7);
+    let error = Ballot::parse(&longer, &weights.layout).unwrap_err().to_string();
+    assert!(error.contains("column thresholds are damaged"), "{error}");
+}
+
+#[test]
+fn truncated_thresholds_are_refused() {
+    let weights = weights();
+    let (bytes, _) = thresholds_bytes(&weights);
+    for length in 0..bytes.len() {
+        assert!(Ballot::parse(&bytes[..length], &weights.layout).is_err(), "{length} of {}", bytes.len());
+    }
+}
+
+proptest! {
+    #[test]
+    fn damaged_thresholds_never_panic(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let weights = weights();
+        let (mut bytes, _) = thresholds_bytes(&weights);
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
         if let Ok(ballot) = Ballot::parse(&bytes, &weights.layout) {
             for index in 0..weights.layout.matrices().len() {
                 if let Ok(mask) = ballot.mask(index, weights.matrix(index)) {

@@ -36,4 +36,12 @@ impl Keys for MagnitudeKeys<'_> {
     fn significant_bits(&self) -> u32 {
         self.0.dtype().bytes() as u32 * 8 - 1
     }
+
+    fn fill_coarse(&self, row: usize, columns: Range<usize>, coarse: &mut [i16]) {
+        self.0.coarse_magnitudes(row, columns, coarse);
+    }
+
+    fn key(&self, row: usize, column: usize) -> u64 {
+        u64::from(self.0.magnitude_bits(row, column))
+    }
 }

@@ -25,6 +25,49 @@ pub trait Keys: Sync {
 
     /// An upper bound on the significant bits of every key, so that selection can skip the rest.
     fn significant_bits(&self) -> u32;
+
+    /// Writes the *coarse* keys of `columns` of one row: 0 to `i16::MAX`, in an order that never contradicts
+    /// that of the keys. Most weights are told apart by these alone, many at a time; only those that tie with
+    /// the threshold are asked for their keys.
+    fn fill_coarse(&self, row: usize, columns: Range<usize>, coarse: &mut [i16]) {
+        let shift = self.significant_bits().saturating_sub(COARSE_BITS);
+        coarse_by(self, row, columns, coarse, |key| (key >> shift) as i16);
+    }
+
+    /// The key of one weight.
+    fn key(&self, row: usize, column: usize) -> u64 {
+        let mut key = [0];
+        self.fill(row, column..column + 1, &mut key);
+        key[0]
+    }
+}
+
+/// Bits of a coarse key.
+const COARSE_BITS: u32 = 15;
+
+/// Coarse keys from whole ones, some at a time.
+fn coarse_by<K: Keys + ?Sized>(
+    keys: &K,
+    row: usize,
+    columns: Range<usize>,
+    coarse: &mut [i16],
+    of: impl Fn(u64) -> i16,
+) {
+    const CHUNK: usize = 64;
+    assert_eq!(coarse.len(), columns.len());
+    let mut buffer = [0u64; CHUNK];
+    for (start, coarse) in columns.step_by(CHUNK).zip(coarse.chunks_mut(CHUNK)) {
+        let buffer = &mut buffer[..coarse.len()];
+        keys.fill(row, start..start + coarse.len(), buffer);
+        coarse.iter_mut().zip(buffer).for_each(|(coarse, key)| *coarse = of(*key));
+    }
+}
+
+/// The coarse key of a non-negative score: sign, exponent and seven bits of fraction of the nearest f32, which
+/// orders as scores do since rounding never swaps two numbers.
+#[inline(always)]
+fn coarse_of_score(score: f32) -> i16 {
+    (score.to_bits() as i32 >> 16) as i16 & i16::MAX
 }
 
 /// One way to score weights.
@@ -172,6 +215,14 @@ mod tests {
             keys.fill(row, columns / 2..columns, right);
         }
         assert!(out.iter().all(|key| key.leading_zeros() >= 64 - keys.significant_bits()));
+        let mut coarse = vec![0i16; rows * columns];
+        for (row, coarse) in coarse.chunks_exact_mut(columns).enumerate() {
+            keys.fill_coarse(row, 0..columns, coarse);
+        }
+        let mut order: Vec<(u64, i16)> = out.iter().copied().zip(coarse).collect();
+        order.sort();
+        assert!(order.is_sorted_by_key(|(_, coarse)| *coarse) && order[0].1 >= 0, "coarse keys contradict no key");
+        assert!((0..columns).all(|column| keys.key(rows - 1, column) == out[(rows - 1) * columns + column]));
         out
     }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Keys, SCORE_BITS, Scorer, key_of_score};
+use super::{Keys, SCORE_BITS, Scorer, coarse_by, coarse_of_score, key_of_score};
 use crate::{NormVector, WeightsView};
 
 /// Columns that one task sums.
@@ -86,5 +86,9 @@ impl Keys for RiaKeys<'_> {
 
     fn significant_bits(&self) -> u32 {
         SCORE_BITS
+    }
+
+    fn fill_coarse(&self, row: usize, columns: Range<usize>, coarse: &mut [i16]) {
+        coarse_by(self, row, columns, coarse, |key| coarse_of_score(f64::from_bits(key) as f32));
     }
 }

@@ -1,13 +1,14 @@
 //! One pool for the whole matrix.
 //!
 //! A sample brackets the threshold so tightly that one pass over W does nearly everything: it marks what is
-//! below, and collects the one or two per cent of keys inside. Where keys tie too much for that, histograms
-//! of one digit after another narrow the threshold down exactly, recomputing keys on each pass.
+//! below, and notes the one or two per cent inside; of these only what ties at the threshold's own level is
+//! asked for its keys. Where keys tie too much for that, histograms of one digit after another narrow the
+//! threshold down exactly, recomputing keys on each pass.
 
 use rayon::prelude::*;
 
-use super::pool::{Bracket, coarse_shift, for_each_one};
-use super::{RowBits, TASK_WEIGHTS, for_each_row, rows_per_task};
+use super::pool::Bracket;
+use super::{RowBits, TASK_WEIGHTS, rows_per_task};
 use crate::matrix_mask::MatrixMask;
 use crate::score::Keys;
 use crate::sparsity::Sparsity;
@@ -17,15 +18,17 @@ use crate::weights::WeightsView;
 const DIGIT_BITS: u32 = 14;
 /// Candidates are collected once this few are left, about.
 pub(super) const MAX_CANDIDATES: u64 = 1 << 17;
-/// Keys of a sample, about.
-const SAMPLE: usize = 1 << 16;
-/// Neighbouring keys that are sampled together.
-const SAMPLE_RUN: usize = 4;
+/// One weight in this many is sampled.
+const SAMPLE_SHARE: u64 = 16;
+/// Most weights of a sample.
+const MAX_SAMPLE: usize = 1 << 17;
+/// Neighbouring weights that are sampled together.
+const SAMPLE_RUN: usize = 8;
 /// Standard deviations of a sampled rank on either side of the bracket; samples of one row are alike, so
 /// ranks deviate more than those of independent draws.
 const SAMPLE_DEVIATIONS: f64 = 6.0;
-/// A bracket with more of the sample inside would collect too much.
-const MAX_SAMPLE_INSIDE: usize = SAMPLE / 16;
+/// A bracket with more than this share of the weights inside would collect too much.
+const MAX_INSIDE_SHARE: usize = 8;
 
 /// A position in the total order; everything up to and including it is pruned.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -47,77 +50,97 @@ pub(super) fn select_layer(weights: WeightsView<'_>, keys: &dyn Keys, sparsity: 
     select_by_radix(weights, keys, budget, mask);
 }
 
+/// What one task of the pass found.
+struct Part {
+    /// Weights below the bracket.
+    below: u64,
+    /// Coarse keys inside, and where they are, counted from the task's first weight.
+    inside: Vec<(i16, u32)>,
+}
+
 /// One pass with a bracket; false, and `mask` in any state, when the sample misled.
 fn select_by_sample(weights: WeightsView<'_>, keys: &dyn Keys, budget: u64, mask: &mut MatrixMask) -> bool {
     let (rows, columns) = (weights.rows(), weights.columns());
     let pool = rows as u64 * columns as u64;
-    let shift = coarse_shift(keys.significant_bits());
-    let mut sample = sample_of(rows, columns, keys, shift);
-    let bracket = Bracket::from_sample(&mut sample, budget, pool, SAMPLE_DEVIATIONS, shift);
-    let inside = sample.iter().filter(|coarse| (bracket.low..=bracket.high).contains(coarse)).count();
-    if inside > MAX_SAMPLE_INSIDE {
+    let task_rows = rows_per_task(columns);
+    if u32::try_from(task_rows * columns).is_err() {
         return false;
     }
-    let task_rows = rows_per_task(columns);
+    let mut sample = sample_of(rows, columns, keys);
+    let bracket = Bracket::from_sample(&mut sample, budget, pool, SAMPLE_DEVIATIONS);
+    let inside = sample.iter().filter(|coarse| (bracket.low..=bracket.high).contains(coarse)).count();
+    if inside > sample.len() / MAX_INSIDE_SHARE {
+        return false;
+    }
     // a matrix made to mislead the sample may put most of itself inside: that is not collected
-    let most = task_rows * columns / 8 + MAX_CANDIDATES as usize / 8;
-    let parts: Vec<(u64, Vec<(u64, u64)>)> = mask
+    let most = 2 * task_rows * columns / MAX_INSIDE_SHARE + MAX_CANDIDATES as usize / 8;
+    let parts: Vec<Part> = mask
         .words_mut()
         .par_chunks_mut((task_rows * columns).div_ceil(64))
         .enumerate()
         .map_init(
-            || (vec![0u64; columns], Vec::new()),
-            |(row_keys, below), (task, words)| {
+            || (vec![0i16; columns], Vec::new()),
+            |(coarse, pruned), (task, words)| {
                 words.fill(0);
                 let first = task * task_rows;
-                let (mut count, mut candidates) = (0, Vec::new());
+                let mut part = Part { below: 0, inside: Vec::new() };
                 for row in first..(first + task_rows).min(rows) {
-                    keys.fill(row, 0..columns, row_keys);
-                    count += bracket.split_all(row_keys, below, |word, bits| {
-                        for_each_one(&[bits], |at| {
-                            let column = word * 64 + at;
-                            if candidates.len() > most {
-                                return;
-                            }
-                            candidates.push((row_keys[column], (row * columns + column) as u64));
-                        });
+                    keys.fill_coarse(row, 0..columns, coarse);
+                    let start = (row - first) * columns;
+                    let below = bracket.split_all(coarse, pruned, |column| {
+                        if part.inside.len() <= most {
+                            part.inside.push((coarse[column], (start + column) as u32));
+                        }
                     });
-                    RowBits { words, start: (row - first) * columns }.or_words(below);
+                    part.below += below as u64;
+                    RowBits { words, start }.or_words(pruned);
                 }
-                (count, candidates)
+                part
             },
         )
         .collect();
-    if parts.iter().any(|(_, candidates)| candidates.len() > most) {
+    if parts.iter().any(|part| part.inside.len() > most) {
         return false;
     }
-    let below: u64 = parts.iter().map(|(count, _)| count).sum();
-    let candidates: u64 = parts.iter().map(|(_, candidates)| candidates.len() as u64).sum();
-    // ranks below..=below + candidates are decided by the candidates alone
-    if below > budget || budget - below > candidates {
+    let below: u64 = parts.iter().map(|part| part.below).sum();
+    // ranks below..=below + inside are decided by those inside alone
+    let mut counts = vec![0u64; usize::from(bracket.high.abs_diff(bracket.low)) + 1];
+    let digit = |coarse: i16| usize::from(coarse.abs_diff(bracket.low));
+    parts.iter().flat_map(|part| &part.inside).for_each(|(coarse, _)| counts[digit(*coarse)] += 1);
+    if below > budget || budget - below > counts.iter().sum() {
         return false;
     }
-    if budget > below {
-        let mut candidates: Vec<(u64, u64)> = parts.into_iter().flat_map(|(_, candidates)| candidates).collect();
-        mark_first(weights, &mut candidates, (budget - below) as usize, mask);
+    if budget == below {
+        return true;
     }
+    let (level, before, _) = bucket_of(&counts, budget - below);
+    let words = mask.words_mut();
+    let mut candidates = Vec::new();
+    for (task, part) in parts.into_iter().enumerate() {
+        for (coarse, at) in part.inside {
+            let index = task * task_rows * columns + at as usize;
+            if digit(coarse) < level {
+                words[index / 64] |= 1 << (index % 64);
+            } else if digit(coarse) == level {
+                candidates.push((keys.key(index / columns, index % columns), index as u64));
+            }
+        }
+    }
+    mark_first(weights, &mut candidates, (budget - below - before) as usize, mask);
     true
 }
 
 /// Coarse keys from all over the matrix.
-fn sample_of(rows: usize, columns: usize, keys: &dyn Keys, shift: u32) -> Vec<i32> {
-    let runs = SAMPLE / SAMPLE_RUN;
+fn sample_of(rows: usize, columns: usize, keys: &dyn Keys) -> Vec<i16> {
     let run = SAMPLE_RUN.min(columns);
-    let mut scratch = [0u64; SAMPLE_RUN];
-    let mut sample = Vec::with_capacity(SAMPLE);
-    for at in 0..runs {
+    let runs = ((rows as u64 * columns as u64 / SAMPLE_SHARE) as usize).min(MAX_SAMPLE) / run;
+    let mut sample = vec![0; runs * run];
+    for (at, sample) in sample.chunks_exact_mut(run).enumerate() {
         let row = at * rows / runs;
         // the golden ratio spreads runs evenly over the columns, whatever their period
         let place = u128::from((at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let column = ((place * (columns - run + 1) as u128) >> 64) as usize;
-        let keys_of_run = &mut scratch[..run];
-        keys.fill(row, column..column + run, keys_of_run);
-        sample.extend(keys_of_run.iter().map(|key| (*key >> shift) as i32));
+        keys.fill_coarse(row, column..column + run, sample);
     }
     sample
 }
@@ -141,20 +164,29 @@ fn mark_first(weights: WeightsView<'_>, candidates: &mut [(u64, u64)], wanted: u
 /// The exact threshold first, then a pass that marks up to it; `mask` may be in any state.
 fn select_by_radix(weights: WeightsView<'_>, keys: &dyn Keys, budget: u64, mask: &mut MatrixMask) {
     let last = last_pruned(weights, keys, budget);
-    mask.words_mut().fill(0);
-    for_each_row(weights, keys, mask, |row, keys, _, bits| {
-        let columns = keys.len();
-        for (column, &key) in keys.iter().enumerate() {
-            let pruned = key < last.key
-                || key == last.key && {
-                    let index = (row * columns + column) as u64;
-                    (weights.magnitude_bits(row, column), index) <= (last.magnitude, last.index)
-                };
-            if pruned {
-                bits.set(column);
+    let (rows, columns) = (weights.rows(), weights.columns());
+    let task_rows = rows_per_task(columns);
+    mask.words_mut().par_chunks_mut((task_rows * columns).div_ceil(64)).enumerate().for_each_init(
+        || vec![0u64; columns],
+        |row_keys, (task, words)| {
+            words.fill(0);
+            let first = task * task_rows;
+            for row in first..(first + task_rows).min(rows) {
+                keys.fill(row, 0..columns, row_keys);
+                let mut bits = RowBits { words, start: (row - first) * columns };
+                for (column, &key) in row_keys.iter().enumerate() {
+                    let pruned = key < last.key
+                        || key == last.key && {
+                            let index = (row * columns + column) as u64;
+                            (weights.magnitude_bits(row, column), index) <= (last.magnitude, last.index)
+                        };
+                    if pruned {
+                        bits.set(column);
+                    }
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// The place of the last weight pruned of the whole matrix, `budget` ≥ 1.
@@ -335,7 +367,7 @@ mod tests {
         // every sampled key is low, every other one high
         let mut seen = vec![1u64 << 39; rows * columns];
         let probe = Probe(columns, std::sync::Mutex::new(Vec::new()));
-        sample_of(rows, columns, &probe, 0);
+        sample_of(rows, columns, &probe);
         for index in probe.1.into_inner().unwrap() {
             seen[index] = random(index) >> 2;
         }
@@ -355,8 +387,12 @@ mod tests {
     struct Probe(usize, std::sync::Mutex<Vec<usize>>);
 
     impl Keys for Probe {
-        fn fill(&self, row: usize, columns: std::ops::Range<usize>, keys: &mut [u64]) {
+        fn fill(&self, _: usize, _: std::ops::Range<usize>, keys: &mut [u64]) {
             keys.fill(0);
+        }
+
+        fn fill_coarse(&self, row: usize, columns: std::ops::Range<usize>, coarse: &mut [i16]) {
+            coarse.fill(0);
             self.1.lock().unwrap().extend(columns.map(|column| row * self.0 + column));
         }
 

@@ -13,6 +13,7 @@ use crate::ballot::{
 use crate::layout::Layout;
 use crate::matrix_mask::MatrixMask;
 use crate::sparsity::{Group, Sparsity, SparsityError};
+use crate::tally::by_threshold::{LayerVotes, Source};
 use crate::tally::{BATCH, Counts, global_mask};
 use crate::weights::WeightsView;
 
@@ -115,6 +116,9 @@ pub struct Voter<'a> {
     /// The ballot.
     pub ballot: Ballot<'a>,
 }
+
+/// Weight of equal ballots together, what says their mask, and one who cast it.
+type Prefix<'t, 'a> = (u32, Source<'t>, &'t Voter<'a>);
 
 /// An agreed set of ballots, checked to belong together.
 #[derive(Debug, Clone)]
@@ -265,7 +269,8 @@ impl<'a> Tally<'a> {
 
     /// How often each weight of one matrix was pruned.
     ///
-    /// At most [`BATCH`] masks are in memory at a time.
+    /// Of column-prefix ballots (see [`Tally::mask`]) none is expanded; of others at most [`BATCH`] masks are in memory at a
+    /// time.
     ///
     /// # Errors
     /// [`TallyError::Ballot`] naming the ballot whose mask cannot be used.
@@ -273,22 +278,101 @@ impl<'a> Tally<'a> {
     /// # Panics
     /// When the layout has no matrix `index`.
     pub fn counts(&self, index: usize, weights: WeightsView<'_>) -> Result<Counts, TallyError> {
+        match self.layer_votes(index, weights)? {
+            Some(votes) => Ok(votes.counts(weights)),
+            None => self.counts_by_masks(index, weights),
+        }
+    }
+
+    /// As [`Tally::counts`], with every mask expanded and counted: the reference.
+    ///
+    /// # Errors
+    /// As [`Tally::counts`].
+    ///
+    /// # Panics
+    /// As [`Tally::counts`].
+    pub fn counts_by_masks(&self, index: usize, weights: WeightsView<'_>) -> Result<Counts, TallyError> {
         check_shape(&self.layout.matrices()[index], weights.rows(), weights.columns())?;
         let mut counts = Counts::new(weights.rows(), weights.columns(), self.total);
-        let mut by_weight: Vec<&Voter<'a>> = self.voters.iter().collect();
-        by_weight.sort_by_key(|voter| voter.weight);
-        for equal in by_weight.chunk_by(|a, b| a.weight == b.weight) {
+        // equal ballots once, with their weight together
+        let mut by_digest: Vec<(&Digest, &Voter<'a>)> = self.digests.iter().zip(&self.voters).collect();
+        by_digest.sort_by_key(|(digest, _)| **digest);
+        let same = by_digest.chunk_by(|a, b| a.0 == b.0);
+        let mut by_weight: Vec<(u32, &Voter<'a>)> =
+            same.map(|same| (same.iter().map(|(_, voter)| voter.weight).sum(), same[0].1)).collect();
+        by_weight.sort_by_key(|(weight, voter)| (*weight, &voter.name));
+        for equal in by_weight.chunk_by(|a, b| a.0 == b.0) {
             for batch in equal.chunks(BATCH) {
-                let masks = batch.iter().map(|voter| {
-                    let mask = voter.ballot.mask(index, weights);
-                    mask.map_err(|source| TallyError::Ballot { member: voter.name.clone(), source })
-                });
+                let masks = batch.iter().map(|(_, voter)| self.mask_of(voter, index, weights));
                 let masks: Vec<MatrixMask> = masks.collect::<Result<_, _>>()?;
-                let added = counts.add(batch[0].weight, &masks.iter().collect::<Vec<_>>());
+                let added = counts.add(batch[0].0, &masks.iter().collect::<Vec<_>>());
                 assert!(added.is_ok(), "the total is the sum of the weights");
             }
         }
         Ok(counts)
+    }
+
+    /// The global mask of one matrix.
+    ///
+    /// Of ballots that are column prefixes (norms or thresholds of the group `layer`) none is expanded; of others at
+    /// most [`BATCH`] masks are in memory at a time. The bits are those of [`Tally::matrix`].
+    ///
+    /// # Errors
+    /// [`TallyError::Ballot`] naming the ballot whose mask cannot be used.
+    ///
+    /// # Panics
+    /// When the layout has no matrix `index`.
+    pub fn mask(&self, index: usize, weights: WeightsView<'_>) -> Result<MatrixMask, TallyError> {
+        check_shape(&self.layout.matrices()[index], weights.rows(), weights.columns())?;
+        let distinct = self.distinct_prefixes(index);
+        if let Some([(_, _, voter)]) = distinct.as_deref() {
+            return self.mask_of(voter, index, weights);
+        }
+        let votes = distinct.and_then(|distinct| self.votes_of_prefixes(&distinct, weights));
+        match votes.and_then(|votes| votes.mask(weights)) {
+            Some(mask) => Ok(mask),
+            None => Ok(self.matrix_by_masks(index, weights)?.0),
+        }
+    }
+
+    /// The votes of one matrix in histograms, if its ballots are column prefixes of a 16-bit matrix: the number of votes
+    /// at which the budget runs out follows from them without weights.
+    ///
+    /// # Errors
+    /// [`TallyError::File`] for weights of another shape than the layout says.
+    ///
+    /// # Panics
+    /// When the layout has no matrix `index`.
+    pub fn layer_votes(&self, index: usize, weights: WeightsView<'_>) -> Result<Option<LayerVotes>, TallyError> {
+        check_shape(&self.layout.matrices()[index], weights.rows(), weights.columns())?;
+        Ok(self.distinct_prefixes(index).and_then(|distinct| self.votes_of_prefixes(&distinct, weights)))
+    }
+
+    fn votes_of_prefixes(&self, distinct: &[Prefix<'_, 'a>], weights: WeightsView<'_>) -> Option<LayerVotes> {
+        let ballots: Vec<(u32, Source<'_>)> = distinct.iter().map(|(weight, source, _)| (*weight, *source)).collect();
+        LayerVotes::new(&ballots, self.sparsity, weights)
+    }
+
+    fn mask_of(&self, voter: &Voter<'a>, index: usize, weights: WeightsView<'_>) -> Result<MatrixMask, TallyError> {
+        let mask = voter.ballot.mask(index, weights);
+        mask.map_err(|source| TallyError::Ballot { member: voter.name.clone(), source })
+    }
+
+    /// What says the masks of one matrix, equal ones together with their weight, if all are column prefixes of
+    /// one budget and the global pool is the layer too.
+    fn distinct_prefixes(&self, index: usize) -> Option<Vec<Prefix<'_, 'a>>> {
+        if self.group != Group::Layer || self.voters[0].ballot.group() != Group::Layer {
+            return None;
+        }
+        let mut distinct: Vec<Prefix<'_, 'a>> = Vec::new();
+        for voter in &self.voters {
+            let source = voter.ballot.prefix_source(index)?;
+            match distinct.iter_mut().find(|(_, other, _)| source.is_same(other)) {
+                Some((weight, ..)) => *weight += voter.weight,
+                None => distinct.push((voter.weight, source, voter)),
+            }
+        }
+        Some(distinct)
     }
 
     /// The global mask of one matrix, and the counts that it came from.
@@ -299,7 +383,16 @@ impl<'a> Tally<'a> {
     /// # Panics
     /// When the layout has no matrix `index`.
     pub fn matrix(&self, index: usize, weights: WeightsView<'_>) -> Result<(MatrixMask, Counts), TallyError> {
-        let counts = self.counts(index, weights)?;
+        if let Some(votes) = self.layer_votes(index, weights)?
+            && let Some(mask) = votes.mask(weights)
+        {
+            return Ok((mask, votes.counts(weights)));
+        }
+        self.matrix_by_masks(index, weights)
+    }
+
+    fn matrix_by_masks(&self, index: usize, weights: WeightsView<'_>) -> Result<(MatrixMask, Counts), TallyError> {
+        let counts = self.counts_by_masks(index, weights)?;
         Ok((global_mask(weights, &counts, self.group, self.sparsity), counts))
     }
 }

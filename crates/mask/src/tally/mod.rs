@@ -7,9 +7,11 @@
 //! |---|---|
 //! | [`counts`] | how often each weight was pruned, in bit planes |
 //! | [`global`] | counts to the global mask |
+//! | `by_threshold` | the global `layer` mask of column-prefix ballots, none of them expanded |
 //! | [`scale`] | zeroing and support scaling of stored weights |
 //! | [`mod@file`] | the agreed set as a file, and matrix by matrix to masks |
 
+pub(crate) mod by_threshold;
 pub mod counts;
 pub mod file;
 pub mod global;
@@ -17,6 +19,7 @@ pub mod scale;
 #[cfg(test)]
 mod tests;
 
+pub use by_threshold::{LayerThreshold, LayerVotes};
 pub use counts::{BATCH, Counts, TotalError, count_one_by_one};
 pub use file::{Tally, TallyError, Voter, encode_tally};
 pub use global::{GlobalKeys, global_mask};

@@ -152,7 +152,7 @@ impl RoundModel {
             let iterative = self.round.terms().strategy == Strategy::Iterative;
             let mut digests = Vec::with_capacity(layout.matrices().len());
             let mut derive = |index: usize| {
-                let (mask, _) = tally.matrix(index, weights.matrix(index))?;
+                let mask = tally.mask(index, weights.matrix(index))?;
                 weights.done_with(index);
                 digests.push(mask.digest());
                 Ok::<_, TallyError>(mask)

@@ -2,7 +2,7 @@
 
 use fedprune_federation::Ratified;
 use fedprune_federation::round::{Ballots, DataFree, Round, Scaling, Strategy, TallyBy};
-use fedprune_mask::{Layout, Tap};
+use fedprune_mask::{Group, Layout, Tap};
 use serde::Serialize;
 
 use crate::output::{bytes, count, tame};
@@ -47,7 +47,8 @@ pub(super) struct BallotBytes {
 }
 
 impl BallotBytes {
-    /// For a layout: a norm has 15 bits before compression, and about 8.5 after.
+    /// For a layout: a norm has 15 bits before compression, and about 8.5 after; so have the thresholds of a channel,
+    /// all matrices that read it together.
     pub fn of(round: &Round, layout: &Layout, heights: u32) -> Self {
         let terms = round.terms();
         let channels: u64 = layout
@@ -60,6 +61,7 @@ impl BallotBytes {
         let headers = BALLOT_HEADER_BYTES * u64::from(heights) + taps;
         let bitmaps = headers + layout.packed_bytes() + BITMAP_HEADER_BYTES * layout.matrices().len() as u64;
         let (about, at_most) = match (terms.ballots, terms.pruner.scorer().uses_norms()) {
+            (Ballots::MaskOnly, _) if terms.local_group == Group::Layer => (headers + channels * 17 / 16, bitmaps),
             (Ballots::MaskOnly, _) => (bitmaps, bitmaps),
             (Ballots::Auto, true) => (channels * 17 / 16, headers + 2 * channels),
             (Ballots::Auto, false) => (headers, headers),
@@ -111,6 +113,9 @@ fn sends(round: &Round, ballot_bytes: Option<BallotBytes>) -> Vec<Message> {
     let uses_norms = terms.pruner.scorer().uses_norms();
     let holds = match (terms.ballots, uses_norms) {
         (_, false) => "the magnitude mask, a function of the model alone",
+        (Ballots::MaskOnly, true) if terms.local_group == Group::Layer => {
+            "this silo's pruning mask, as one threshold a column of each matrix"
+        }
         (Ballots::MaskOnly, true) => "this silo's pruning mask, one bit a weight",
         (Ballots::Auto, true) => "the norm of each input channel over this silo's text, or its mask",
     };
