@@ -1,7 +1,6 @@
 //! The libp2p behaviours of a node, put together.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use fedprune_federation::RoundId;
 use libp2p::allow_block_list::{self, AllowedPeers};
@@ -21,7 +20,6 @@ use super::config::{NetworkConfig, StartError};
 use super::greeting;
 use super::limits::*;
 use super::members::Members;
-use super::traffic::Counters;
 
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
@@ -55,7 +53,6 @@ pub(super) fn build(
     config: &NetworkConfig,
     members: &Members,
     keypair: &Keypair,
-    counters: &Counters,
     relay_client: Option<relay::client::Behaviour>,
 ) -> Result<Behaviour, StartError> {
     let own = keypair.public().to_peer_id();
@@ -71,17 +68,8 @@ pub(super) fn build(
     let identify = identify::Config::new("/fedprune/1".to_owned(), keypair.public())
         .with_agent_version(concat!("fedprune/", env!("CARGO_PKG_VERSION")).to_owned());
     let ping = ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT);
-    let asks = AskCodec {
-        meter: Arc::clone(&counters.asks),
-        request_bytes: ASK_BYTES,
-        answer_bytes: ANSWER_BYTES,
-        patience: Patience::default(),
-    };
-    let chunks = ChunkCodec {
-        meter: Arc::clone(&counters.chunks),
-        answer_bytes: CHUNK_ANSWER_BYTES,
-        patience: Patience::default(),
-    };
+    let asks = AskCodec { request_bytes: ASK_BYTES, answer_bytes: ANSWER_BYTES, patience: Patience::default() };
+    let chunks = ChunkCodec { answer_bytes: CHUNK_ANSWER_BYTES, patience: Patience::default() };
     let streams = |streams| {
         let config = request_response::Config::default().with_request_timeout(TRANSFER_CEILING);
         config.with_max_concurrent_streams(streams)

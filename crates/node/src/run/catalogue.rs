@@ -12,6 +12,7 @@ use fedprune_federation::{Height, MemberIndex};
 use fedprune_mask::Digest;
 
 use super::error::NodeError;
+use crate::network::Split;
 use crate::storage::blobs::BlobStore;
 use crate::storage::index::{Announced, Found, Index, IndexError, Place, StatementKey, Update};
 use crate::storage::wal::Position;
@@ -39,14 +40,14 @@ pub(super) struct Catalogue {
     index: Option<Index>,
     pending: Vec<Change>,
     /// Bytes sent and received that the counters have already.
-    counted: (u64, u64),
+    counted: (Split, Split),
 }
 
 /// What [`Catalogue::open`] found.
 pub(super) struct Opened {
     pub(super) catalogue: Catalogue,
     /// Bytes sent and received by earlier processes.
-    pub(super) earlier: (u64, u64),
+    pub(super) earlier: (Split, Split),
     /// What the operator should know.
     pub(super) notice: Option<String>,
 }
@@ -70,7 +71,11 @@ impl Catalogue {
         let (index, found) = Index::open(path, rebuild)?;
         let summary = index.summary()?;
         let counter = |name: &str| summary.counters.get(name).copied().unwrap_or(0);
-        let earlier = (counter("sent_bytes"), counter("received_bytes"));
+        let split = |total: &str| {
+            let streams = Split::from_names(|of| counter(&format!("{total}.{of}")));
+            Split { framing: counter(total).saturating_sub(streams.total()), ..streams }
+        };
+        let earlier = (split("sent_bytes"), split("received_bytes"));
         let notice = match found {
             Found::Damaged { moved_to, why } => Some(format!(
                 "the index was damaged ({why}) and is made again; the old one is `{}`",
@@ -78,7 +83,7 @@ impl Catalogue {
             )),
             Found::Closed | Found::New | Found::LeftOpen => None,
         };
-        let catalogue = Self { index: Some(index), pending: Vec::new(), counted: (0, 0) };
+        let catalogue = Self { index: Some(index), pending: Vec::new(), counted: <(Split, Split)>::default() };
         Ok(Opened { catalogue, earlier, notice })
     }
 
@@ -91,10 +96,10 @@ impl Catalogue {
     }
 
     /// Writes what was noted. Returns what the operator should know; without its index a node goes on.
-    pub(super) fn write(&mut self, traffic: (u64, u64), machine: &Machine, blobs: &BlobStore) -> Option<String> {
+    pub(super) fn write(&mut self, traffic: (Split, Split), machine: &Machine, blobs: &BlobStore) -> Option<String> {
         let index = self.index.as_mut()?;
-        let more = (traffic.0.saturating_sub(self.counted.0), traffic.1.saturating_sub(self.counted.1));
-        if self.pending.is_empty() && more == (0, 0) {
+        let more = (traffic.0 - self.counted.0, traffic.1 - self.counted.1);
+        if self.pending.is_empty() && more == <(Split, Split)>::default() {
             return None;
         }
         let pending = std::mem::take(&mut self.pending);
@@ -102,8 +107,13 @@ impl Catalogue {
             for change in &pending {
                 put(update, change, machine, blobs)?;
             }
-            update.add_to_counter("sent_bytes", more.0)?;
-            update.add_to_counter("received_bytes", more.1)?;
+            for (total, split) in [("sent_bytes", more.0), ("received_bytes", more.1)] {
+                update.add_to_counter(total, split.total())?;
+                // framing is what is left of the total
+                for (of, bytes) in split.by_name().into_iter().filter(|(of, bytes)| *bytes > 0 && *of != "framing") {
+                    update.add_to_counter(&format!("{total}.{of}"), bytes)?;
+                }
+            }
             Ok::<_, IndexError>(())
         });
         match written {

@@ -27,7 +27,7 @@ use super::events::NodeEvent;
 use super::fetch::Fetching;
 use super::model::{BallotSet, RoundModel};
 use super::work::Work;
-use crate::network::{Events, Network};
+use crate::network::{Events, Network, Split};
 use crate::storage::blobs::BlobStore;
 use crate::storage::home::RoundFolder;
 use crate::storage::wal::Wal;
@@ -57,7 +57,7 @@ pub(super) struct Parts {
     pub(super) network: Network,
     pub(super) events: Events,
     pub(super) catalogue: Catalogue,
-    pub(super) earlier: (u64, u64),
+    pub(super) earlier: (Split, Split),
     pub(super) outgoing: Option<Box<dyn super::Outgoing>>,
 }
 
@@ -129,6 +129,12 @@ impl<'a> Driver<'a> {
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes sent and received in all runs of this round.
+    fn totals(&self) -> (Split, Split) {
+        let traffic = self.parts.network.traffic();
+        (self.parts.earlier.0 + traffic.sent, self.parts.earlier.1 + traffic.received)
     }
 
     fn name(&self, member: MemberIndex) -> String {

@@ -15,10 +15,7 @@ use super::{Driver, Ending, Parts, ending_of};
 
 impl Driver<'_> {
     pub(super) fn conclude(&mut self, outcome: Outcome) {
-        let traffic = self.parts.network.traffic();
-        let (sent, received) =
-            (self.parts.earlier.0 + traffic.sent_bytes, self.parts.earlier.1 + traffic.received_bytes);
-        let inputs = ConcludeInputs::gather(&self.parts, outcome, self.seconds.clone(), (sent, received));
+        let inputs = ConcludeInputs::gather(&self.parts, outcome, self.seconds.clone(), self.totals());
         let work = self.work.clone();
         tokio::spawn(async move {
             let result = conclude(inputs).await;
@@ -32,15 +29,15 @@ impl Driver<'_> {
         }
         self.finished = Some((outcome, Instant::now()));
         self.contributor = None;
-        let traffic = self.parts.network.traffic();
+        let (sent, received) = self.totals();
         let conclusion = self.concluded.clone();
         let event = NodeEvent::Finished {
             outcome: if outcome == Outcome::Agreed { "agreed" } else { "abandoned" },
             mask_root: conclusion.as_ref().and_then(|conclusion| conclusion.mask_root),
             transcript: conclusion.as_ref().map(|conclusion| conclusion.transcript.clone()).unwrap_or_default(),
             pruned: conclusion.and_then(|conclusion| conclusion.pruned),
-            sent_bytes: self.parts.earlier.0 + traffic.sent_bytes,
-            received_bytes: self.parts.earlier.1 + traffic.received_bytes,
+            sent_bytes: sent.total(),
+            received_bytes: received.total(),
             seconds: self.started.elapsed().as_secs_f64(),
             peak_memory_bytes: peak_memory_bytes(),
         };
@@ -68,16 +65,16 @@ impl Driver<'_> {
         self.parts.network.shutdown().await;
         self.write_catalogue();
         self.parts.catalogue.close();
+        let (sent, received) = self.totals();
+        self.say(&NodeEvent::Closed { sent_bytes: sent.total(), received_bytes: received.total(), sent, received });
         Ok(ending)
     }
 
     /// Adds to the transcript what arrived after it was written: late results above all.
     pub(super) fn refresh_transcript(&mut self) {
         let Some(conclusion) = &self.concluded else { return };
-        let traffic = self.parts.network.traffic();
-        let totals = (self.parts.earlier.0 + traffic.sent_bytes, self.parts.earlier.1 + traffic.received_bytes);
         let outcome = self.finished.map_or(Outcome::Agreed, |(outcome, _)| outcome);
-        let inputs = ConcludeInputs::gather(&self.parts, outcome, self.seconds.clone(), totals);
+        let inputs = ConcludeInputs::gather(&self.parts, outcome, self.seconds.clone(), self.totals());
         let folder = conclusion.transcript.clone();
         if let Err(error) = tokio::task::block_in_place(|| inputs.write_transcript(&folder)) {
             self.say(&NodeEvent::Warning { text: format!("the transcript was not completed: {}", chain(&error)) });
@@ -86,7 +83,7 @@ impl Driver<'_> {
 
     pub(super) fn write_catalogue(&mut self) {
         let traffic = self.parts.network.traffic();
-        let totals = (traffic.sent_bytes, traffic.received_bytes);
+        let totals = (traffic.sent, traffic.received);
         let Parts { catalogue, machine, blobs, .. } = &mut self.parts;
         if let Some(text) = tokio::task::block_in_place(|| catalogue.write(totals, machine, blobs)) {
             self.say(&NodeEvent::Warning { text });
@@ -95,8 +92,7 @@ impl Driver<'_> {
 
     /// Writes `status.json`; `ended` is how this process ends, if it does.
     pub(super) fn status(&mut self, ended: Option<&'static str>) {
-        let traffic = self.parts.network.traffic();
-        let totals = (self.parts.earlier.0 + traffic.sent_bytes, self.parts.earlier.1 + traffic.received_bytes);
+        let (sent, received) = self.totals();
         let connected: Vec<String> = self.connected.iter().map(|member| self.name(*member)).collect();
         let status = Status {
             member: self.parts.name.clone(),
@@ -108,8 +104,10 @@ impl Driver<'_> {
             connected,
             members: self.parts.names.len(),
             addresses: self.addresses.iter().cloned().collect(),
-            sent_bytes: totals.0,
-            received_bytes: totals.1,
+            sent_bytes: sent.total(),
+            received_bytes: received.total(),
+            sent,
+            received,
             seconds: self.started.elapsed().as_secs_f64(),
             mask_root: self.concluded.as_ref().and_then(|conclusion| conclusion.mask_root),
             transcript: self.concluded.as_ref().map(|conclusion| conclusion.transcript.clone()),
