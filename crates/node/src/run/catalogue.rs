@@ -3,6 +3,7 @@
 //! It lags behind the log by up to a second, since each update is synced; after a crash it is made again.
 
 use std::path::Path;
+use std::time::Instant;
 
 use fedprune_federation::ballot::BallotHeader;
 use fedprune_federation::machine::{Machine, Record, claims};
@@ -11,6 +12,7 @@ use fedprune_federation::wire::Content;
 use fedprune_federation::{Height, MemberIndex};
 use fedprune_mask::Digest;
 
+use super::config::TRAFFIC_INTERVAL;
 use super::error::NodeError;
 use crate::network::Split;
 use crate::storage::blobs::BlobStore;
@@ -41,6 +43,7 @@ pub(super) struct Catalogue {
     pending: Vec<Change>,
     /// Bytes sent and received that the counters have already.
     counted: (Split, Split),
+    written: Instant,
 }
 
 /// What [`Catalogue::open`] found.
@@ -83,7 +86,12 @@ impl Catalogue {
             )),
             Found::Closed | Found::New | Found::LeftOpen => None,
         };
-        let catalogue = Self { index: Some(index), pending: Vec::new(), counted: <(Split, Split)>::default() };
+        let catalogue = Self {
+            index: Some(index),
+            pending: Vec::new(),
+            counted: <(Split, Split)>::default(),
+            written: Instant::now(),
+        };
         Ok(Opened { catalogue, earlier, notice })
     }
 
@@ -95,13 +103,22 @@ impl Catalogue {
         }
     }
 
-    /// Writes what was noted. Returns what the operator should know; without its index a node goes on.
-    pub(super) fn write(&mut self, traffic: (Split, Split), machine: &Machine, blobs: &BlobStore) -> Option<String> {
+    /// Writes what was noted; bytes sent and received alone wait a while, unless nothing comes after. Returns what the
+    /// operator should know; without its index a node goes on.
+    pub(super) fn write(
+        &mut self,
+        traffic: (Split, Split),
+        last: bool,
+        machine: &Machine,
+        blobs: &BlobStore,
+    ) -> Option<String> {
         let index = self.index.as_mut()?;
         let more = (traffic.0 - self.counted.0, traffic.1 - self.counted.1);
-        if self.pending.is_empty() && more == <(Split, Split)>::default() {
+        let waits = more == <(Split, Split)>::default() || (!last && self.written.elapsed() < TRAFFIC_INTERVAL);
+        if self.pending.is_empty() && waits {
             return None;
         }
+        self.written = Instant::now();
         let pending = std::mem::take(&mut self.pending);
         let written = index.update(|update| {
             for change in &pending {

@@ -78,6 +78,12 @@ impl Status {
         serde_json::from_slice(&bytes).map_err(|source| StatusError::Json { path: path.to_owned(), source })
     }
 
+    /// Whether nothing but time and bytes are different.
+    pub(super) fn tells_the_same(&self, other: &Self) -> bool {
+        let Self { seconds, sent_bytes, received_bytes, sent, received, .. } = *other;
+        *other == Self { seconds, sent_bytes, received_bytes, sent, received, ..self.clone() }
+    }
+
     pub(super) fn write(&self, path: &Path) -> Result<(), StatusError> {
         let bytes =
             serde_json::to_vec_pretty(self).map_err(|source| StatusError::Json { path: path.to_owned(), source })?;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use fedprune_federation::machine::Outcome;
 
 use super::super::conclude::{ConcludeInputs, conclude};
-use super::super::config::GRACE;
+use super::super::config::{GRACE, TRAFFIC_INTERVAL};
 use super::super::error::NodeError;
 use super::super::events::NodeEvent;
 use super::super::model::chain;
@@ -63,7 +63,7 @@ impl Driver<'_> {
         self.refresh_transcript();
         self.status(Some(if ending == Ending::Stopped { "stopped" } else { self.phase() }));
         self.parts.network.shutdown().await;
-        self.write_catalogue();
+        self.write_catalogue(true);
         self.parts.catalogue.close();
         let (sent, received) = self.totals();
         self.say(&NodeEvent::Closed { sent_bytes: sent.total(), received_bytes: received.total(), sent, received });
@@ -81,11 +81,11 @@ impl Driver<'_> {
         }
     }
 
-    pub(super) fn write_catalogue(&mut self) {
+    pub(super) fn write_catalogue(&mut self, last: bool) {
         let traffic = self.parts.network.traffic();
         let totals = (traffic.sent, traffic.received);
         let Parts { catalogue, machine, blobs, .. } = &mut self.parts;
-        if let Some(text) = tokio::task::block_in_place(|| catalogue.write(totals, machine, blobs)) {
+        if let Some(text) = tokio::task::block_in_place(|| catalogue.write(totals, last, machine, blobs)) {
             self.say(&NodeEvent::Warning { text });
         }
     }
@@ -113,8 +113,17 @@ impl Driver<'_> {
             transcript: self.concluded.as_ref().map(|conclusion| conclusion.transcript.clone()),
             pruned: self.concluded.as_ref().and_then(|conclusion| conclusion.pruned.clone()),
         };
+        let now = Instant::now();
+        if let Some((before, since)) = &self.status
+            && before.tells_the_same(&status)
+            && now.duration_since(*since) < TRAFFIC_INTERVAL
+            && ended.is_none()
+        {
+            return;
+        }
         // the node does not depend on it
         let _ = status.write(&self.parts.folder.status());
+        self.status = Some((status, now));
     }
 
     pub(super) fn phase(&self) -> &'static str {
