@@ -26,7 +26,7 @@ pub(super) struct Behaviour {
     pub(super) allowed: allow_block_list::Behaviour<AllowedPeers>,
     limits: connection_limits::Behaviour,
     pub(super) greeting: greeting::Behaviour,
-    identify: identify::Behaviour,
+    identify: Toggle<identify::Behaviour>,
     ping: ping::Behaviour,
     pub(super) gossip: gossipsub::Behaviour,
     pub(super) asks: request_response::Behaviour<AskCodec>,
@@ -39,9 +39,10 @@ pub(super) struct Behaviour {
     autonat_server: Toggle<autonat::v2::server::Behaviour>,
 }
 
-/// Where the members of a round gossip.
+/// Where the members of a round gossip. Every message names it, and greetings compare the whole round id, so a few
+/// of its digits are enough.
 pub(super) fn topic(round: RoundId) -> IdentTopic {
-    IdentTopic::new(format!("fedprune/1/{round}"))
+    IdentTopic::new(format!("fedprune/1/{}", round.0.short()))
 }
 
 /// What identifies a message: nothing but its bytes, so that the same statement from two members is one message.
@@ -65,6 +66,8 @@ pub(super) fn build(
         .with_max_pending_incoming(Some(PENDING_INCOMING_CONNECTIONS))
         .with_max_established_per_peer(Some(CONNECTIONS_PER_MEMBER))
         .with_max_established(Some(count.saturating_mul(CONNECTIONS_PER_MEMBER).saturating_add(1)));
+    // greetings say all that members need; what a node sees of another's address is for those behind routers
+    let identifies = config.options.relay || config.options.dcutr || config.options.autonat;
     let identify = identify::Config::new("/fedprune/1".to_owned(), keypair.public())
         .with_agent_version(concat!("fedprune/", env!("CARGO_PKG_VERSION")).to_owned());
     let ping = ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT);
@@ -90,7 +93,7 @@ pub(super) fn build(
         allowed,
         limits: connection_limits::Behaviour::new(limits),
         greeting: greeting::Behaviour::new(config.greeting, greeting::Timing::default()),
-        identify: identify::Behaviour::new(identify),
+        identify: identifies.then(|| identify::Behaviour::new(identify)).into(),
         ping: ping::Behaviour::new(ping),
         gossip: gossip(config.greeting.round)?,
         asks: request_response::Behaviour::with_codec(asks, [(ASK, ProtocolSupport::Full)], streams(ASK_STREAMS)),
@@ -122,6 +125,9 @@ fn gossip(round: RoundId) -> Result<gossipsub::Behaviour, StartError> {
         .duplicate_cache_time(GOSSIP_MEMORY)
         .heartbeat_interval(GOSSIP_HEARTBEAT)
         .heartbeat_initial_delay(GOSSIP_FIRST_HEARTBEAT)
+        // nodes ask each other for what they missed, in fewer bytes than lists of what was said
+        .gossip_lazy(0)
+        .gossip_factor(0.0)
         .mesh_outbound_min(0)
         .mesh_n_low(GOSSIP_MESH_FEWEST)
         .mesh_n(GOSSIP_MESH_AIM)
