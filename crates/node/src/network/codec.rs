@@ -99,8 +99,7 @@ impl Codec for AskCodec {
     where
         T: AsyncRead + Unpin + Send,
     {
-        let bytes = read_bytes(io, self.request_bytes, self.patience.progress).await?;
-        Ok(bytes)
+        read_bytes(io, self.request_bytes, self.patience.progress).await
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<AskReply>
