@@ -11,6 +11,11 @@ use serde_json::Value;
 /// How long anything may take that is waited for here.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What a node may send another beside bodies: handshakes, statements, votes.
+const BYTES_A_PAIR: u64 = 12_000;
+/// What a node may send all others, in a second, to learn what it missed.
+const BYTES_A_SECOND: u64 = 2_000;
+
 /// One network at a time: their timers are meant for a machine that has nothing else to do.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
@@ -59,6 +64,24 @@ fn verified(report: &Value) -> usize {
 fn four_silos_agree_at_once() {
     let report = passes("four-silos-one-shot");
     assert_eq!((count(&report, "finished"), verified(&report)), (4, 4));
+    bodies_travel_once_and_the_rest_is_little(&report, 4);
+}
+
+/// Counted, not timed; what nodes ask each other while they wait is allowed by the second.
+fn bodies_travel_once_and_the_rest_is_little(report: &Value, nodes: u64) {
+    let wire = &report["wire"];
+    let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{wire:#}"));
+    let sent = wire["sent"].as_object().expect("what it was for");
+    let (all, least) = (number(&wire["sent_bytes"]), number(&wire["least_bytes"]));
+    assert_eq!(sent.values().map(number).sum::<u64>(), all, "{wire:#}");
+    let pairs = nodes * (nodes - 1);
+    let bodies = number(&sent["bodies"]);
+    // a request names the body, and an answer has hashes; half of a copy more if a busy machine lets one wait
+    let allowed = least + least / 2 + pairs * 1024;
+    assert!((least..=allowed).contains(&bodies), "{bodies} of {least} to {allowed} bytes of bodies: {wire:#}");
+    let seconds = report["seconds"].as_f64().expect("seconds").ceil() as u64;
+    let allowed = pairs * BYTES_A_PAIR + nodes * seconds * BYTES_A_SECOND;
+    assert!(all - bodies <= allowed, "{} of {allowed} bytes beside bodies: {wire:#}", all - bodies);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a node says on its standard output: one JSON object a line.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, Read, Write};
 use std::path::PathBuf;
 
@@ -51,6 +51,13 @@ pub(crate) enum NodeEvent {
         pruned: Option<PathBuf>,
         sent_bytes: u64,
         received_bytes: u64,
+    },
+    /// The last one, when all connections are closed.
+    Closed {
+        sent_bytes: u64,
+        received_bytes: u64,
+        #[serde(default)]
+        sent: BTreeMap<String, u64>,
     },
     /// An event that the runner does not know.
     #[serde(other)]

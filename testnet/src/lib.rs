@@ -42,7 +42,7 @@ use fedprune_federation::{Consortium, Round};
 pub use error::TestnetError;
 pub use manifest::{Manifest, Outcome};
 pub use prepare::NodeArguments;
-pub use report::{Check, LogEnd, Report, SiloReport};
+pub use report::{Check, LogEnd, Report, SiloReport, Wire};
 pub use supervise::Phase;
 
 use files::Folder;
@@ -269,7 +269,8 @@ fn report(
     look_further: Vec<String>,
 ) -> Report {
     let silos = manifest.silos.iter().zip(&ended.records).zip(&ended.phases).zip(judgement.audits);
-    let silos = silos.map(|(((silo, record), phase), audit)| silo_report(&silo.name, record, phase, audit)).collect();
+    let silos: Vec<SiloReport> =
+        silos.map(|(((silo, record), phase), audit)| silo_report(&silo.name, record, phase, audit)).collect();
     let reason = judgement.checks.iter().find_map(|check| Some((&check.what, check.problem.as_ref()?)));
     let log = judgement.silo.filter(|_| reason.is_some()).and_then(|silo| {
         let path = folder.logs(&manifest.silos.get(silo)?.name).errors;
@@ -285,10 +286,28 @@ fn report(
         round: prepared.round.id().0,
         mask_root: judgement.mask_root,
         seconds: ended.took.as_secs_f64(),
+        wire: wire(&silos),
         silos,
         checks: judgement.checks,
         look_further,
     }
+}
+
+/// What all nodes that finished sent.
+fn wire(silos: &[SiloReport]) -> Wire {
+    let finished: Vec<&SiloReport> = silos.iter().filter(|silo| silo.sent_bytes.is_some()).collect();
+    let sum =
+        |of: fn(&SiloReport) -> Option<u64>| finished.iter().filter_map(|silo| of(silo)).fold(0, u64::saturating_add);
+    let sent_bytes = sum(|silo| silo.sent_bytes);
+    let others = finished.len().saturating_sub(1) as u64;
+    let least_bytes = sum(|silo| silo.ballot_bytes).saturating_mul(others);
+    let mut sent: BTreeMap<String, u64> = BTreeMap::new();
+    for (what, bytes) in finished.iter().flat_map(|silo| &silo.sent) {
+        let entry = sent.entry(what.clone()).or_default();
+        *entry = entry.saturating_add(*bytes);
+    }
+    let ratio = (least_bytes > 0).then(|| sent_bytes as f64 / least_bytes as f64);
+    Wire { sent_bytes, sent, least_bytes, ratio }
 }
 
 fn silo_report(name: &str, record: &Record, phase: &Phase, audit: Option<String>) -> SiloReport {
@@ -303,6 +322,7 @@ fn silo_report(name: &str, record: &Record, phase: &Phase, audit: Option<String>
         ballot_seconds: ballots().map(|ballots| ballots.map(|ballot| ballot.seconds).fold(0.0, f64::max)),
         seconds: finished.map(|finished| finished.at.as_secs_f64()),
         sent_bytes: finished.map(|finished| finished.sent_bytes),
+        sent: finished.map(|finished| finished.sent.clone()).unwrap_or_default(),
         received_bytes: finished.map(|finished| finished.received_bytes),
         kills: record.kills,
         mask_root: finished.and_then(|finished| finished.mask_root),

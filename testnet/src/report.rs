@@ -1,5 +1,6 @@
 //! What came of a testnet.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use fedprune_mask::Digest;
@@ -29,12 +30,27 @@ pub struct Report {
     pub mask_root: Option<Digest>,
     /// From the start of the first node to the end of the last, in seconds.
     pub seconds: f64,
+    /// What all nodes sent.
+    pub wire: Wire,
     /// By name.
     pub silos: Vec<SiloReport>,
     /// Everything that was looked at.
     pub checks: Vec<Check>,
     /// Commands to type next.
     pub look_further: Vec<String>,
+}
+
+/// What all nodes sent until they had closed their connections, as far as they came to say so.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Wire {
+    /// Bytes, as nodes count them: of TCP everything above TCP itself.
+    pub sent_bytes: u64,
+    /// The same, by what it was for.
+    pub sent: BTreeMap<String, u64>,
+    /// The least that would do: every ballot once to every other of these nodes.
+    pub least_bytes: u64,
+    /// How much more it was than the least.
+    pub ratio: Option<f64>,
 }
 
 /// One silo.
@@ -54,6 +70,8 @@ pub struct SiloReport {
     pub seconds: Option<f64>,
     /// Bytes that it sent, over all its processes.
     pub sent_bytes: Option<u64>,
+    /// What it sent, by what it was for.
+    pub sent: BTreeMap<String, u64>,
     /// Bytes that it received, over all its processes.
     pub received_bytes: Option<u64>,
     /// How often it was killed.

@@ -130,6 +130,8 @@ pub(crate) struct Finished {
     pub(crate) pruned: Option<PathBuf>,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
+    /// What was sent, by what it was for; known when the node has closed its connections.
+    pub(crate) sent: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -286,8 +288,17 @@ impl Supervisor {
             NodeEvent::Finished { .. } if node.life == Life::Dying => {}
             NodeEvent::Finished { outcome, mask_root, transcript, pruned, sent_bytes, received_bytes } => {
                 node.phase = Phase::Finished { outcome };
-                record.finished =
-                    Some(Finished { at: now, outcome, mask_root, transcript, pruned, sent_bytes, received_bytes });
+                let sent = BTreeMap::new();
+                record.finished = Some(Finished {
+                    at: now,
+                    outcome,
+                    mask_root,
+                    transcript,
+                    pruned,
+                    sent_bytes,
+                    received_bytes,
+                    sent,
+                });
                 if let Some(kill) = node.next_kill() {
                     let reason = format!(
                         "silo `{}` finished without being killed {}: the kill that the manifest asks for never happened",
@@ -295,6 +306,12 @@ impl Supervisor {
                         when(kill)
                     );
                     self.fail(Some(silo), reason);
+                }
+            }
+            // what others were still given after it had finished
+            NodeEvent::Closed { sent_bytes, received_bytes, sent } => {
+                if let Some(finished) = &mut record.finished {
+                    (finished.sent_bytes, finished.received_bytes, finished.sent) = (sent_bytes, received_bytes, sent);
                 }
             }
             NodeEvent::Other => {}

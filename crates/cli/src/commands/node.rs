@@ -194,6 +194,9 @@ impl StatusReport {
             ("connected", connected),
             ("sent, received", format!("{}, {}", bytes(status.sent_bytes), bytes(status.received_bytes))),
         ];
+        let parts: Vec<String> =
+            status.sent.by_name().iter().map(|(of, sent)| format!("{of} {}", bytes(*sent))).collect();
+        rows.push(("sent", parts.join(", ")));
         if let Some(held) = &self.held {
             rows.push((
                 "holds",

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use fedprune_mask::Digest;
-use fedprune_testnet::{Bundled, Options, Outcome, Phase, Progress, Report, SiloReport, TestnetError};
+use fedprune_testnet::{Bundled, Options, Outcome, Phase, Progress, Report, SiloReport, TestnetError, Wire};
 use serde::Serialize;
 
 use super::demo::bundled;
@@ -133,6 +133,21 @@ fn row(silo: &SiloReport) -> Vec<String> {
     ]
 }
 
+/// What all nodes sent, in words.
+fn on_the_wire(wire: &Wire) -> String {
+    let mut parts: Vec<(&String, &u64)> = wire.sent.iter().filter(|(_, of)| **of > 0).collect();
+    parts.sort_by_key(|(_, of)| std::cmp::Reverse(**of));
+    let parts: Vec<String> = parts.iter().map(|(what, of)| format!("{} {}", tame(what), bytes(**of))).collect();
+    let mut text = bytes(wire.sent_bytes);
+    if let Some(ratio) = wire.ratio {
+        text.push_str(&format!(", {ratio:.2} × each ballot once to each other node"));
+    }
+    if !parts.is_empty() {
+        text.push_str(&format!(": {}", parts.join(", ")));
+    }
+    text
+}
+
 impl TestnetReport {
     fn exit(&self) -> u8 {
         u8::from(!self.0.passed)
@@ -159,6 +174,7 @@ impl TestnetReport {
                 ("consortium", report.consortium.to_string()),
                 ("round", report.round.to_string()),
                 ("time", format!("{:.1} s", report.seconds)),
+                ("on the wire", on_the_wire(&report.wire)),
             ]),
             self.verdict(),
             shell(&report.folder),

@@ -193,7 +193,8 @@ pub enum Question {
     News {
         /// The height.
         height: Height,
-        /// What the asker knows of it.
+        /// What the asker knows of it: short ids of messages; of a settled decision, of which there are several
+        /// certificates, that of the decision.
         known: Vec<ShortId>,
     },
     /// Everything that the asker itself signed in this round.

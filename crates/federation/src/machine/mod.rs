@@ -52,7 +52,7 @@ use crate::ballot::largest_body_bytes;
 use crate::consortium::Ratified;
 use crate::election::Rotation;
 use crate::ids::{Height, MemberIndex, Quorum};
-use crate::proposed::Justified;
+use crate::proposed::{Justified, Settled};
 use crate::round::{LayoutMismatch, Round};
 use crate::signing::{Kind, SigningKey};
 use crate::statement::SignatureChecked;
@@ -102,6 +102,11 @@ pub enum Verdict {
     Later,
     /// No honest member passes it on.
     Bad(MessageError),
+}
+
+/// Stands for a decision among what a member knows, whichever certificate it has of it.
+fn decision_id(settled: &Settled) -> ShortId {
+    short_id(&settled.decision().encode())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,8 +253,26 @@ impl Machine {
         let view =
             self.state(height).and_then(|state| state.agreement.as_ref()).map_or(0, |agreement| agreement.view());
         let messages = self.state(height).map(|state| state.store.messages(view.saturating_sub(1))).unwrap_or_default();
-        let known = messages.iter().take(MAX_KNOWN).map(|bytes| short_id(bytes)).collect();
+        let decision = self.state(height).and_then(|state| state.store.settled.as_ref()).map(decision_id);
+        // a settled decision comes first, and is known by what was decided
+        let messages = messages.iter().skip(usize::from(decision.is_some())).map(|bytes| short_id(bytes));
+        let known = decision.into_iter().chain(messages).take(MAX_KNOWN).collect();
         if self.is_over() { Question::Finished { known } } else { Question::News { height, known } }
+    }
+
+    /// Whether a member that asks knows of something that this one has not seen, so that it is worth asking back.
+    pub fn misses(&self, question: &Question) -> bool {
+        let (height, known) = match question {
+            Question::Mine => return false,
+            Question::News { height, known } => (*height, known),
+            Question::Finished { known } => (Height(self.heights.saturating_sub(1)), known),
+        };
+        if height.0 >= self.heights || height.0 < self.current {
+            return false;
+        }
+        let Some(state) = self.state(height).filter(|_| height.0 == self.current) else { return true };
+        let decision = state.store.settled.as_ref().map(decision_id);
+        known.iter().any(|id| Some(*id) != decision && !state.store.has_seen_id(id))
     }
 
     /// What to answer a member that asks.
@@ -260,6 +283,9 @@ impl Machine {
             let Some(state) = self.state(height) else { return Vec::new() };
             let view = state.agreement.as_ref().map_or(0, |agreement| agreement.view());
             let mut messages = state.store.messages(view.saturating_sub(1));
+            // another certificate of the same decision tells the asker nothing
+            let decided = state.store.settled.as_ref().is_some_and(|settled| known.contains(&decision_id(settled)));
+            messages.drain(..usize::from(decided));
             messages.retain(|bytes| !known.contains(&short_id(bytes)));
             messages
         };

@@ -83,7 +83,11 @@ impl Store {
 
     /// Whether these very bytes were taken before.
     pub(crate) fn has_seen(&self, bytes: &[u8]) -> bool {
-        self.seen.contains(&short_id(bytes))
+        self.has_seen_id(&short_id(bytes))
+    }
+
+    pub(crate) fn has_seen_id(&self, id: &ShortId) -> bool {
+        self.seen.contains(id)
     }
 
     pub(crate) fn note_seen(&mut self, bytes: &[u8]) {

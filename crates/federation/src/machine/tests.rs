@@ -285,8 +285,47 @@ fn news_is_what_the_asker_does_not_know() {
         let _ = other.receive(6, message);
     }
     assert!(one.answer(MemberIndex(1), &other.question()).is_empty());
+    assert!(!one.misses(&other.question()) && !other.misses(&one.question()));
+    let own = Input::Contributed { height: Height(0), body: Digest::of(b"a"), body_bytes: 9, claimed_unix_ms: 1 };
+    let _ = one.step(7, own);
+    assert!(other.misses(&one.question()) && !one.misses(&other.question()));
+    assert!(!other.misses(&Question::Mine));
+    let beyond = Question::News { height: Height(u32::MAX), known: vec![[0; 8]] };
+    assert!(!other.misses(&beyond), "there is no such height");
     let mine = one.answer(MemberIndex(2), &Question::Mine);
     assert_eq!(mine, [signed(header("2"), 2).encode()]);
+}
+
+/// Decided by these members' precommits on everybody holding the ballots of all.
+fn settled_by(members: [usize; 3]) -> crate::Settled {
+    let consortium = consortium_of(4);
+    let round = round(consortium.consortium());
+    let digests = (0..4).map(|member| Some(Digest::of(&[member]))).collect::<Vec<_>>();
+    let statements = [0, 1, 2].map(|member| signed(Holdings::from_digests(digests.clone()), member));
+    let justified =
+        crate::proposed::Justified::from_holdings(&statements, Height(0), None, &consortium, &round).unwrap();
+    let content = Precommit { view: 0, value: Some(justified.decision().value()) };
+    let certificate =
+        crate::certificate::Certificate::from_precommits(&members.map(|member| signed(content, member)), &consortium);
+    crate::Settled::new(certificate.unwrap(), justified).unwrap()
+}
+
+#[test]
+fn a_decision_is_news_once_whoever_certified_it() {
+    let (mut one, mut other) = (joined(0), joined(1));
+    let (by_these, by_those) = (settled_by([0, 1, 2]).encode(), settled_by([1, 2, 3]).encode());
+    assert_ne!(by_these, by_those);
+    let _ = one.receive(5, &by_these);
+    assert_eq!(one.answer(MemberIndex(1), &other.question()), [by_these]);
+    assert!(other.misses(&one.question()) && !one.misses(&other.question()));
+    let _ = other.receive(5, &by_those);
+    assert!(!other.misses(&one.question()) && !one.misses(&other.question()));
+    assert!(one.answer(MemberIndex(1), &other.question()).is_empty());
+    assert!(other.answer(MemberIndex(0), &one.question()).is_empty());
+    // everything else is still news
+    let late = signed(header("late"), 3).encode();
+    let _ = one.receive(6, &late);
+    assert_eq!(one.answer(MemberIndex(1), &other.question()), [late]);
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! The libp2p behaviours of a node, put together.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use fedprune_federation::RoundId;
 use libp2p::allow_block_list::{self, AllowedPeers};
@@ -21,14 +20,13 @@ use super::config::{NetworkConfig, StartError};
 use super::greeting;
 use super::limits::*;
 use super::members::Members;
-use super::traffic::Counters;
 
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     pub(super) allowed: allow_block_list::Behaviour<AllowedPeers>,
     limits: connection_limits::Behaviour,
     pub(super) greeting: greeting::Behaviour,
-    identify: identify::Behaviour,
+    identify: Toggle<identify::Behaviour>,
     ping: ping::Behaviour,
     pub(super) gossip: gossipsub::Behaviour,
     pub(super) asks: request_response::Behaviour<AskCodec>,
@@ -41,9 +39,10 @@ pub(super) struct Behaviour {
     autonat_server: Toggle<autonat::v2::server::Behaviour>,
 }
 
-/// Where the members of a round gossip.
+/// Where the members of a round gossip. Every message names it, and greetings compare the whole round id, so a few
+/// of its digits are enough.
 pub(super) fn topic(round: RoundId) -> IdentTopic {
-    IdentTopic::new(format!("fedprune/1/{round}"))
+    IdentTopic::new(format!("fedprune/1/{}", round.0.short()))
 }
 
 /// What identifies a message: nothing but its bytes, so that the same statement from two members is one message.
@@ -55,7 +54,6 @@ pub(super) fn build(
     config: &NetworkConfig,
     members: &Members,
     keypair: &Keypair,
-    counters: &Counters,
     relay_client: Option<relay::client::Behaviour>,
 ) -> Result<Behaviour, StartError> {
     let own = keypair.public().to_peer_id();
@@ -68,20 +66,13 @@ pub(super) fn build(
         .with_max_pending_incoming(Some(PENDING_INCOMING_CONNECTIONS))
         .with_max_established_per_peer(Some(CONNECTIONS_PER_MEMBER))
         .with_max_established(Some(count.saturating_mul(CONNECTIONS_PER_MEMBER).saturating_add(1)));
+    // greetings say all that members need; what a node sees of another's address is for those behind routers
+    let identifies = config.options.relay || config.options.dcutr || config.options.autonat;
     let identify = identify::Config::new("/fedprune/1".to_owned(), keypair.public())
         .with_agent_version(concat!("fedprune/", env!("CARGO_PKG_VERSION")).to_owned());
     let ping = ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT);
-    let asks = AskCodec {
-        meter: Arc::clone(&counters.asks),
-        request_bytes: ASK_BYTES,
-        answer_bytes: ANSWER_BYTES,
-        patience: Patience::default(),
-    };
-    let chunks = ChunkCodec {
-        meter: Arc::clone(&counters.chunks),
-        answer_bytes: CHUNK_ANSWER_BYTES,
-        patience: Patience::default(),
-    };
+    let asks = AskCodec { request_bytes: ASK_BYTES, answer_bytes: ANSWER_BYTES, patience: Patience::default() };
+    let chunks = ChunkCodec { answer_bytes: CHUNK_ANSWER_BYTES, patience: Patience::default() };
     let streams = |streams| {
         let config = request_response::Config::default().with_request_timeout(TRANSFER_CEILING);
         config.with_max_concurrent_streams(streams)
@@ -102,7 +93,7 @@ pub(super) fn build(
         allowed,
         limits: connection_limits::Behaviour::new(limits),
         greeting: greeting::Behaviour::new(config.greeting, greeting::Timing::default()),
-        identify: identify::Behaviour::new(identify),
+        identify: identifies.then(|| identify::Behaviour::new(identify)).into(),
         ping: ping::Behaviour::new(ping),
         gossip: gossip(config.greeting.round)?,
         asks: request_response::Behaviour::with_codec(asks, [(ASK, ProtocolSupport::Full)], streams(ASK_STREAMS)),
@@ -134,6 +125,9 @@ fn gossip(round: RoundId) -> Result<gossipsub::Behaviour, StartError> {
         .duplicate_cache_time(GOSSIP_MEMORY)
         .heartbeat_interval(GOSSIP_HEARTBEAT)
         .heartbeat_initial_delay(GOSSIP_FIRST_HEARTBEAT)
+        // nodes ask each other for what they missed, in fewer bytes than lists of what was said
+        .gossip_lazy(0)
+        .gossip_factor(0.0)
         .mesh_outbound_min(0)
         .mesh_n_low(GOSSIP_MESH_FEWEST)
         .mesh_n(GOSSIP_MESH_AIM)

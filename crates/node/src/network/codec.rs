@@ -11,7 +11,6 @@
 //! sixteen chunks share it.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use fedprune_mask::Digest;
@@ -21,7 +20,6 @@ use libp2p::request_response::Codec;
 use tokio::time::timeout;
 
 use super::limits::{ANSWER_PATIENCE, PROGRESS_PATIENCE, READ_STEP_BYTES};
-use super::traffic::Meter;
 
 pub(super) const ASK: StreamProtocol = StreamProtocol::new("/fedprune/ask/1");
 pub(super) const CHUNK: StreamProtocol = StreamProtocol::new("/fedprune/chunk/1");
@@ -65,7 +63,6 @@ pub(super) struct TooLong {
 /// Reads and writes asks.
 #[derive(Clone)]
 pub(super) struct AskCodec {
-    pub(super) meter: Arc<Meter>,
     pub(super) request_bytes: usize,
     pub(super) answer_bytes: usize,
     pub(super) patience: Patience,
@@ -74,7 +71,6 @@ pub(super) struct AskCodec {
 /// Reads and writes requests for chunks.
 #[derive(Clone)]
 pub(super) struct ChunkCodec {
-    pub(super) meter: Arc<Meter>,
     pub(super) answer_bytes: usize,
     pub(super) patience: Patience,
 }
@@ -103,9 +99,7 @@ impl Codec for AskCodec {
     where
         T: AsyncRead + Unpin + Send,
     {
-        let bytes = read_bytes(io, self.request_bytes, self.patience.progress).await?;
-        self.meter.add_received(bytes.len() + 4);
-        Ok(bytes)
+        read_bytes(io, self.request_bytes, self.patience.progress).await
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<AskReply>
@@ -114,11 +108,9 @@ impl Codec for AskCodec {
     {
         let mut status = [0];
         read_exact(io, &mut status, self.patience.answer).await?;
-        self.meter.add_received(1);
         match status {
             [0] => {
                 let bytes = read_bytes(io, self.answer_bytes, self.patience.progress).await?;
-                self.meter.add_received(bytes.len() + 4);
                 Ok(AskReply::Answered(bytes))
             }
             [1] => Ok(AskReply::Refused),
@@ -131,7 +123,6 @@ impl Codec for AskCodec {
     where
         T: AsyncWrite + Unpin + Send,
     {
-        self.meter.add_sent(request.len() + 4);
         write_bytes(io, &request, self.patience.progress).await
     }
 
@@ -144,7 +135,7 @@ impl Codec for AskCodec {
             AskReply::Refused => (1, None),
             AskReply::Busy => (2, None),
         };
-        write_reply(io, status, bytes, &self.meter, self.patience.progress).await
+        write_reply(io, status, bytes, self.patience.progress).await
     }
 }
 
@@ -159,7 +150,6 @@ impl Codec for ChunkCodec {
     {
         let mut bytes = [0; CHUNK_REQUEST_BYTES];
         read_exact(io, &mut bytes, self.patience.progress).await?;
-        self.meter.add_received(bytes.len());
         let (mut body, mut chunk) = ([0; 32], [0; 4]);
         body.copy_from_slice(&bytes[..32]);
         chunk.copy_from_slice(&bytes[32..]);
@@ -172,11 +162,9 @@ impl Codec for ChunkCodec {
     {
         let mut status = [0];
         read_exact(io, &mut status, self.patience.answer).await?;
-        self.meter.add_received(1);
         match status {
             [0] => {
                 let bytes = read_bytes(io, self.answer_bytes, self.patience.progress).await?;
-                self.meter.add_received(bytes.len() + 4);
                 Ok(ChunkAnswer::Here(bytes))
             }
             [1] => Ok(ChunkAnswer::NotHeld),
@@ -192,7 +180,6 @@ impl Codec for ChunkCodec {
         let mut bytes = [0; CHUNK_REQUEST_BYTES];
         bytes[..32].copy_from_slice(&request.body.0);
         bytes[32..].copy_from_slice(&request.chunk.to_le_bytes());
-        self.meter.add_sent(bytes.len());
         write_all(io, &bytes, self.patience.progress).await
     }
 
@@ -205,7 +192,7 @@ impl Codec for ChunkCodec {
             ChunkAnswer::NotHeld => (1, None),
             ChunkAnswer::Busy => (2, None),
         };
-        write_reply(io, status, bytes, &self.meter, self.patience.progress).await
+        write_reply(io, status, bytes, self.patience.progress).await
     }
 }
 
@@ -217,21 +204,13 @@ fn stalled(patience: Duration) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("nothing moved for {} s", patience.as_secs()))
 }
 
-async fn write_reply<T>(
-    io: &mut T,
-    status: u8,
-    bytes: Option<&Vec<u8>>,
-    meter: &Meter,
-    patience: Duration,
-) -> io::Result<()>
+async fn write_reply<T>(io: &mut T, status: u8, bytes: Option<&Vec<u8>>, patience: Duration) -> io::Result<()>
 where
     T: AsyncWrite + Unpin + Send,
 {
     write_all(io, &[status], patience).await?;
-    meter.add_sent(1);
     if let Some(bytes) = bytes {
         write_bytes(io, bytes, patience).await?;
-        meter.add_sent(bytes.len() + 4);
     }
     Ok(())
 }
@@ -301,11 +280,11 @@ mod tests {
     use super::*;
 
     fn ask_codec() -> AskCodec {
-        AskCodec { meter: Arc::default(), request_bytes: 10, answer_bytes: 100_000, patience: Patience::default() }
+        AskCodec { request_bytes: 10, answer_bytes: 100_000, patience: Patience::default() }
     }
 
     fn chunk_codec() -> ChunkCodec {
-        ChunkCodec { meter: Arc::default(), answer_bytes: 100_000, patience: Patience::default() }
+        ChunkCodec { answer_bytes: 100_000, patience: Patience::default() }
     }
 
     async fn written<C: Codec<Protocol = StreamProtocol>>(mut codec: C, response: C::Response) -> Vec<u8> {
@@ -334,14 +313,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reads_back_across_several_steps_and_counts() {
+    async fn reads_back_across_several_steps() {
         let answer = (0..99_999).map(|i| i as u8).collect::<Vec<_>>();
         let (sender, receiver) = (chunk_codec(), chunk_codec());
         let bytes = written(sender.clone(), ChunkAnswer::Here(answer.clone())).await;
         let read = receiver.clone().read_response(&CHUNK, &mut Cursor::new(&bytes)).await.expect("reads");
         assert_eq!(read, ChunkAnswer::Here(answer));
-        assert_eq!(sender.meter.read().sent_bytes, 100_004);
-        assert_eq!(receiver.meter.read().received_bytes, 100_004);
     }
 
     #[tokio::test]

@@ -27,12 +27,14 @@ pub const IDLE_CONNECTION: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const REDIAL_FIRST: Duration = Duration::from_millis(250);
 /// Longest pause between two dials.
 pub const REDIAL_LONGEST: Duration = Duration::from_secs(15);
+/// Dials that do without QUIC before it is tried too.
+pub const DIALS_WITHOUT_QUIC: usize = 3;
 /// How much longer the later of two members waits before it dials the other: they seldom dial each other at once.
 pub const DIAL_YIELD: Duration = Duration::from_millis(300);
 /// Pause before listening again where a listener ended: its relay may have restarted.
 pub const LISTEN_AGAIN: Duration = Duration::from_secs(2);
 /// Pause between two pings.
-pub const PING_INTERVAL: Duration = Duration::from_secs(15);
+pub const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// A connection whose ping is unanswered this long is closed; bulk transfers over slow lines delay pings.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(60);
 /// Outsiders named to the node; further ones within this time are counted only.

@@ -13,7 +13,7 @@
 //! | `members` | who is who |
 //! | `behaviour` | gossip, requests, chunks, allow-list: the libp2p behaviours put together |
 //! | `codec`, `requests` | bytes of requests and answers, and who waits for them |
-//! | `transport`, `traffic` | TCP and QUIC, counted |
+//! | `transport`, `traffic` | TCP and QUIC, counted by what bytes are for |
 //! | `events` | the queue to the node |
 //! | `task` | the loop that owns the swarm |
 //!
@@ -60,7 +60,7 @@ pub use events::{AnswerToken, ChunkAnswerToken, Events, NetworkEvent, VerdictTok
 pub use greeting::{Difference, Greeting, Subject};
 pub use libp2p::Multiaddr;
 pub use members::peer_id;
-pub use traffic::{Exchanged, Traffic};
+pub use traffic::{Split, Traffic};
 
 use codec::{AskReply, ChunkRequest};
 use limits::{

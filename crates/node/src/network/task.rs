@@ -88,9 +88,9 @@ impl Task {
         commands: mpsc::Receiver<Command>,
         outbox: Outbox,
     ) -> Result<Self, StartError> {
-        let (transport, relay_client) = transport::build(keypair, &counters.all, config.options.relay)
+        let (transport, relay_client) = transport::build(keypair, &counters, config.options.relay)
             .map_err(|error| StartError::Noise(Box::new(error)))?;
-        let behaviour = behaviour::build(config, &members, keypair, &counters, relay_client)?;
+        let behaviour = behaviour::build(config, &members, keypair, relay_client)?;
         let swarm_config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_CONNECTION);
         let own = keypair.public().to_peer_id();
         let mut swarm = Swarm::new(transport, behaviour, own, swarm_config);

@@ -320,9 +320,11 @@ async fn asks_are_answered() {
     assert!(matches!(nobody, Err(AskError::NotConnected(MemberIndex(7)))), "{nobody:?}");
     let traffic = asking.network.traffic();
     let exchanged = 100 * 1000 + limits::ASK_BYTES as u64 + 101 * 4;
-    assert_eq!(traffic.asks, Exchanged { sent_bytes: exchanged, received_bytes: exchanged + 101 });
-    assert!(traffic.sent_bytes > exchanged && traffic.sent_bytes < 2 * exchanged, "{traffic:?}");
-    assert!(traffic.received_bytes > exchanged && traffic.received_bytes < 2 * exchanged, "{traffic:?}");
+    // each request is a stream that names its protocol first, and each answer begins with its status
+    let (sent, received) = (exchanged + 101 * 37, exchanged + 101 * 38);
+    assert_eq!((traffic.sent.questions, traffic.received.questions), (sent, received), "{traffic:?}");
+    assert!(traffic.sent.total() > exchanged && traffic.sent.total() < 2 * exchanged, "{traffic:?}");
+    assert!(traffic.received.total() > exchanged && traffic.received.total() < 2 * exchanged, "{traffic:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -390,10 +392,11 @@ async fn chunks_travel_over_tcp_and_quic() {
             assert_eq!(answer.expect("answered"), ChunkAnswer::Here(vec![chunk as u8; 1 << 20]), "{listen}");
         }
         let traffic = asking.network.traffic();
-        assert_eq!(traffic.chunks, Exchanged { sent_bytes: 24 * 36, received_bytes: 24 * ((1 << 20) + 5) });
-        assert!(traffic.received_bytes > 24 << 20, "{traffic:?}");
-        assert!(traffic.received_bytes < 25 << 20, "{traffic:?}");
-        assert!(traffic.sent_bytes < 1 << 20, "{traffic:?}");
+        assert_eq!(traffic.sent.bodies, 24 * (36 + 39), "{listen}");
+        assert_eq!(traffic.received.bodies, 24 * ((1 << 20) + 5 + 39), "{listen}");
+        assert!(traffic.received.total() > 24 << 20, "{traffic:?}");
+        assert!(traffic.received.total() < 25 << 20, "{traffic:?}");
+        assert!(traffic.sent.total() < 1 << 20, "{traffic:?}");
     }
 }
 
@@ -497,7 +500,7 @@ async fn a_member_behind_a_relay_is_reached_also_after_the_relay_restarted() {
     hidden.serve();
     let chunk = first.network.fetch_chunk(MemberIndex(2), Digest([1; 32]), 3).await;
     assert_eq!(chunk.expect("answered"), ChunkAnswer::Here(vec![3; 1 << 20]));
-    assert!(second_middle.network.traffic().sent_bytes > 1 << 20, "it went through the relay");
+    assert!(second_middle.network.traffic().sent.total() > 1 << 20, "it went through the relay");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -523,8 +526,8 @@ fn hostile(member: u16, greeting: Option<Greeting>) -> Swarm<Hostile> {
     let keypair = Keypair::ed25519_from_bytes(seed(member)).expect("a good seed");
     let no_limit = usize::MAX;
     let patience = Patience::default();
-    let asks = AskCodec { meter: Arc::default(), request_bytes: no_limit, answer_bytes: no_limit, patience };
-    let chunks = ChunkCodec { meter: Arc::default(), answer_bytes: no_limit, patience };
+    let asks = AskCodec { request_bytes: no_limit, answer_bytes: no_limit, patience };
+    let chunks = ChunkCodec { answer_bytes: no_limit, patience };
     let config = request_response::Config::default;
     let gossip = gossipsub::ConfigBuilder::default().validation_mode(ValidationMode::Anonymous).build().expect("valid");
     let mut gossip = gossipsub::Behaviour::new(MessageAuthenticity::Anonymous, gossip).expect("valid");
@@ -644,7 +647,7 @@ async fn gossip_of_a_peer_that_does_not_greet_is_not_heard() {
                     theirs is `it does not speak `/fedprune/greeting/1``";
     assert_eq!(sentence, expected);
     node.network.shutdown().await;
-    assert!(node.network.traffic().received_bytes > 0);
+    assert!(node.network.traffic().received.total() > 0);
     while let Some(event) = node.events.recv().await {
         assert!(!matches!(event, NetworkEvent::Gossip { .. } | NetworkEvent::Connected { .. }), "{event:?}");
     }

@@ -9,7 +9,7 @@ use libp2p::identity::Keypair;
 use libp2p::{PeerId, Transport, dns, noise, quic, relay, tcp, yamux};
 
 use super::limits::{CONNECTION_TIMEOUT, STREAMS_PER_CONNECTION};
-use super::traffic::{Counted, CountedMuxer, Meter};
+use super::traffic::{Counted, CountedMuxer, Counters};
 
 type Connections = Boxed<(PeerId, StreamMuxerBox)>;
 
@@ -18,13 +18,13 @@ type Connections = Boxed<(PeerId, StreamMuxerBox)>;
 /// Errors: the noise keys could not be made.
 pub(super) fn build(
     keypair: &Keypair,
-    meter: &Arc<Meter>,
+    counters: &Arc<Counters>,
     relay: bool,
 ) -> Result<(Connections, Option<relay::client::Behaviour>), noise::Error> {
-    let named = match dns::tokio::Transport::system(direct(keypair, meter)?) {
+    let named = match dns::tokio::Transport::system(direct(keypair, counters)?) {
         Ok(named) => named.boxed(),
         // A machine without resolver settings can still dial addresses by number.
-        Err(_) => direct(keypair, meter)?,
+        Err(_) => direct(keypair, counters)?,
     };
     if !relay {
         return Ok((named, None));
@@ -40,18 +40,17 @@ pub(super) fn build(
     Ok((all.boxed(), Some(behaviour)))
 }
 
-fn direct(keypair: &Keypair, meter: &Arc<Meter>) -> Result<Connections, noise::Error> {
-    let tcp_meter = Arc::clone(meter);
+fn direct(keypair: &Keypair, counters: &Arc<Counters>) -> Result<Connections, noise::Error> {
+    let (of_tcp, of_streams, of_quic) = (Arc::clone(counters), Arc::clone(counters), Arc::clone(counters));
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-        .map(move |stream, _| Counted::new(stream, tcp_meter))
+        .map(move |stream, _| Counted::socket(stream, of_tcp))
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(keypair)?)
         .multiplex(yamux_config())
         .timeout(CONNECTION_TIMEOUT)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let quic_meter = Arc::clone(meter);
+        .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(CountedMuxer::new(muxer, of_streams, false))));
     let quic = quic::tokio::Transport::new(quic::Config::new(keypair))
-        .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(CountedMuxer::new(muxer, quic_meter))));
+        .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(CountedMuxer::new(muxer, of_quic, true))));
     Ok(OrTransport::new(tcp, quic).map(|either, _| either.into_inner()).boxed())
 }
 

@@ -3,6 +3,7 @@
 //! It lags behind the log by up to a second, since each update is synced; after a crash it is made again.
 
 use std::path::Path;
+use std::time::Instant;
 
 use fedprune_federation::ballot::BallotHeader;
 use fedprune_federation::machine::{Machine, Record, claims};
@@ -11,7 +12,9 @@ use fedprune_federation::wire::Content;
 use fedprune_federation::{Height, MemberIndex};
 use fedprune_mask::Digest;
 
+use super::config::TRAFFIC_INTERVAL;
 use super::error::NodeError;
+use crate::network::Split;
 use crate::storage::blobs::BlobStore;
 use crate::storage::index::{Announced, Found, Index, IndexError, Place, StatementKey, Update};
 use crate::storage::wal::Position;
@@ -39,14 +42,15 @@ pub(super) struct Catalogue {
     index: Option<Index>,
     pending: Vec<Change>,
     /// Bytes sent and received that the counters have already.
-    counted: (u64, u64),
+    counted: (Split, Split),
+    written: Instant,
 }
 
 /// What [`Catalogue::open`] found.
 pub(super) struct Opened {
     pub(super) catalogue: Catalogue,
     /// Bytes sent and received by earlier processes.
-    pub(super) earlier: (u64, u64),
+    pub(super) earlier: (Split, Split),
     /// What the operator should know.
     pub(super) notice: Option<String>,
 }
@@ -70,7 +74,11 @@ impl Catalogue {
         let (index, found) = Index::open(path, rebuild)?;
         let summary = index.summary()?;
         let counter = |name: &str| summary.counters.get(name).copied().unwrap_or(0);
-        let earlier = (counter("sent_bytes"), counter("received_bytes"));
+        let split = |total: &str| {
+            let streams = Split::from_names(|of| counter(&format!("{total}.{of}")));
+            Split { framing: counter(total).saturating_sub(streams.total()), ..streams }
+        };
+        let earlier = (split("sent_bytes"), split("received_bytes"));
         let notice = match found {
             Found::Damaged { moved_to, why } => Some(format!(
                 "the index was damaged ({why}) and is made again; the old one is `{}`",
@@ -78,7 +86,12 @@ impl Catalogue {
             )),
             Found::Closed | Found::New | Found::LeftOpen => None,
         };
-        let catalogue = Self { index: Some(index), pending: Vec::new(), counted: (0, 0) };
+        let catalogue = Self {
+            index: Some(index),
+            pending: Vec::new(),
+            counted: <(Split, Split)>::default(),
+            written: Instant::now(),
+        };
         Ok(Opened { catalogue, earlier, notice })
     }
 
@@ -90,20 +103,34 @@ impl Catalogue {
         }
     }
 
-    /// Writes what was noted. Returns what the operator should know; without its index a node goes on.
-    pub(super) fn write(&mut self, traffic: (u64, u64), machine: &Machine, blobs: &BlobStore) -> Option<String> {
+    /// Writes what was noted; bytes sent and received alone wait a while, unless nothing comes after. Returns what the
+    /// operator should know; without its index a node goes on.
+    pub(super) fn write(
+        &mut self,
+        traffic: (Split, Split),
+        last: bool,
+        machine: &Machine,
+        blobs: &BlobStore,
+    ) -> Option<String> {
         let index = self.index.as_mut()?;
-        let more = (traffic.0.saturating_sub(self.counted.0), traffic.1.saturating_sub(self.counted.1));
-        if self.pending.is_empty() && more == (0, 0) {
+        let more = (traffic.0 - self.counted.0, traffic.1 - self.counted.1);
+        let waits = more == <(Split, Split)>::default() || (!last && self.written.elapsed() < TRAFFIC_INTERVAL);
+        if self.pending.is_empty() && waits {
             return None;
         }
+        self.written = Instant::now();
         let pending = std::mem::take(&mut self.pending);
         let written = index.update(|update| {
             for change in &pending {
                 put(update, change, machine, blobs)?;
             }
-            update.add_to_counter("sent_bytes", more.0)?;
-            update.add_to_counter("received_bytes", more.1)?;
+            for (total, split) in [("sent_bytes", more.0), ("received_bytes", more.1)] {
+                update.add_to_counter(total, split.total())?;
+                // framing is what is left of the total
+                for (of, bytes) in split.by_name().into_iter().filter(|(of, bytes)| *bytes > 0 && *of != "framing") {
+                    update.add_to_counter(&format!("{total}.{of}"), bytes)?;
+                }
+            }
             Ok::<_, IndexError>(())
         });
         match written {

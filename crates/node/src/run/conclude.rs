@@ -16,6 +16,7 @@ use super::driver::{Parts, sets_of};
 use super::error::NodeError;
 use super::model::{BallotSet, RoundModel};
 use super::work::Conclusion;
+use crate::network::Split;
 use crate::storage::blobs::BlobStore;
 
 /// Everything of one height that goes into a transcript.
@@ -50,7 +51,7 @@ impl ConcludeInputs {
         parts: &Parts,
         outcome: Outcome,
         seconds: BTreeMap<String, f64>,
-        (sent_bytes, received_bytes): (u64, u64),
+        (sent, received): (Split, Split),
     ) -> Self {
         let machine = &parts.machine;
         let heights = (0..machine.heights()).map(Height).filter_map(|height| machine.known(height));
@@ -77,8 +78,8 @@ impl ConcludeInputs {
             summary: Summary {
                 written_by: parts.name.clone(),
                 program: concat!("fedprune ", env!("CARGO_PKG_VERSION")).to_owned(),
-                sent_bytes,
-                received_bytes,
+                sent_bytes: sent.total(),
+                received_bytes: received.total(),
                 seconds,
             },
             fail_at: parts.config.fail_at,

@@ -10,12 +10,16 @@ use crate::network::Options;
 
 /// How long a node whose round is over answers others, unless said otherwise.
 pub const DEFAULT_LINGER: Duration = Duration::from_secs(600);
-/// How often a node asks another for what it may have missed.
+/// How often a node asks another for what it may have missed, while anything happens.
 pub const SYNC_INTERVAL: Duration = Duration::from_millis(700);
+/// How often it asks when nothing has happened for long; the pause doubles up to that.
+pub const SYNC_LONGEST: Duration = Duration::from_millis(700 << 4);
 /// How long a node waits for the answer to such a question before it asks another.
 pub const SYNC_PATIENCE: Duration = Duration::from_secs(20);
-/// How often `status.json` is written.
+/// How often `status.json` is written, if it tells anything new.
 pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often bytes sent and received are reason enough to write it, and to count them in the index.
+pub const TRAFFIC_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a node that has everybody's result stays, so that the last ones get their answers.
 pub const GRACE: Duration = Duration::from_millis(1500);
 /// How long children get to end by themselves before they are killed.

@@ -7,6 +7,7 @@
 mod arrivals;
 mod asking;
 mod ending;
+mod pace;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -21,16 +22,18 @@ use tokio::sync::mpsc;
 
 use super::catalogue::Catalogue;
 use super::child::{Contributor, contribute_arguments};
-use super::config::{FailPoint, NodeConfig, STATUS_INTERVAL, SYNC_INTERVAL, die};
+use super::config::{FailPoint, NodeConfig, STATUS_INTERVAL, die};
 use super::error::NodeError;
 use super::events::NodeEvent;
 use super::fetch::Fetching;
 use super::model::{BallotSet, RoundModel};
+use super::status::Status;
 use super::work::Work;
-use crate::network::{Events, Network};
+use crate::network::{Events, Network, Split};
 use crate::storage::blobs::BlobStore;
 use crate::storage::home::RoundFolder;
 use crate::storage::wal::Wal;
+use pace::Pace;
 
 /// How a node ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +60,7 @@ pub(super) struct Parts {
     pub(super) network: Network,
     pub(super) events: Events,
     pub(super) catalogue: Catalogue,
-    pub(super) earlier: (u64, u64),
+    pub(super) earlier: (Split, Split),
     pub(super) outgoing: Option<Box<dyn super::Outgoing>>,
 }
 
@@ -76,9 +79,13 @@ pub(super) struct Driver<'a> {
     wants_recall: bool,
     /// Members being asked for news, since when.
     asking: BTreeMap<MemberIndex, Instant>,
+    /// Members that knew of more than this one when they asked, and when they were last asked for that.
+    asked_back: BTreeMap<MemberIndex, Instant>,
     next_peer: usize,
-    next_sync: Instant,
+    pace: Pace,
     next_status: Instant,
+    /// What was last written about how this node is doing, and when.
+    status: Option<(Status, Instant)>,
     contributor: Option<Contributor>,
     contributor_failed: Option<String>,
     /// Ballots that the contributing process has written and that are not signed yet.
@@ -111,9 +118,11 @@ impl<'a> Driver<'a> {
             recalled: BTreeSet::new(),
             wants_recall: false,
             asking: BTreeMap::new(),
+            asked_back: BTreeMap::new(),
             next_peer: 0,
-            next_sync: now,
+            pace: Pace::new(now),
             next_status: now,
+            status: None,
             contributor: None,
             contributor_failed: None,
             announced: BTreeMap::new(),
@@ -129,6 +138,12 @@ impl<'a> Driver<'a> {
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes sent and received in all runs of this round.
+    fn totals(&self) -> (Split, Split) {
+        let traffic = self.parts.network.traffic();
+        (self.parts.earlier.0 + traffic.sent, self.parts.earlier.1 + traffic.received)
     }
 
     fn name(&self, member: MemberIndex) -> String {
@@ -179,7 +194,7 @@ impl<'a> Driver<'a> {
     }
 
     fn next_wake(&self) -> Instant {
-        let mut wake = self.next_sync.min(self.next_status);
+        let mut wake = self.pace.next().min(self.next_status);
         if let Some(at_ms) = self.parts.machine.next_tick_ms() {
             wake = wake.min(self.started + Duration::from_millis(at_ms));
         }
@@ -199,15 +214,14 @@ impl<'a> Driver<'a> {
         if let Some(error) = self.fetching.take_failure() {
             return Err(error);
         }
-        if now >= self.next_sync {
-            self.next_sync = now + SYNC_INTERVAL;
+        if self.pace.is_due(now) {
             self.recall();
             self.ask_for_news();
         }
         if now >= self.next_status {
             self.next_status = now + STATUS_INTERVAL;
             self.status(None);
-            self.write_catalogue();
+            self.write_catalogue(false);
         }
         self.tell_masks().await;
         Ok(())
@@ -226,6 +240,7 @@ impl<'a> Driver<'a> {
         for effect in effects {
             match effect {
                 Effect::Append(height, record) => {
+                    self.pace.stir(Instant::now());
                     unsynced.extend(fail_point(&record));
                     let position = self.parts.wal.append(height, &record.encode())?;
                     self.parts.catalogue.note(position, &record);

@@ -7,6 +7,8 @@ use fedprune_federation::machine::Event;
 use fedprune_mask::Digest;
 use serde::Serialize;
 
+use crate::network::Split;
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case", rename_all_fields = "snake_case")]
@@ -190,6 +192,17 @@ pub enum NodeEvent {
         /// The most memory that this process had, mapped files included.
         peak_memory_bytes: Option<u64>,
     },
+    /// All connections are closed; nothing is said or sent after this.
+    Closed {
+        /// To other members, in all runs of this round.
+        sent_bytes: u64,
+        /// From other members.
+        received_bytes: u64,
+        /// What was sent, by what it was for.
+        sent: Split,
+        /// What was received, likewise.
+        received: Split,
+    },
 }
 
 impl NodeEvent {
@@ -285,6 +298,9 @@ impl NodeEvent {
                      {received_bytes} received",
                     transcript.display()
                 )
+            }
+            Self::Closed { sent_bytes, received_bytes, .. } => {
+                format!("connections are closed; {sent_bytes} bytes sent, {received_bytes} received")
             }
         }
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use fedprune_mask::Digest;
 use serde::{Deserialize, Serialize};
 
+use crate::network::Split;
 use crate::storage::fs::{self, FileError};
 
 /// Most bytes of a status.
@@ -35,6 +36,12 @@ pub struct Status {
     pub sent_bytes: u64,
     /// From other members.
     pub received_bytes: u64,
+    /// What was sent, by what it was for.
+    #[serde(default)]
+    pub sent: Split,
+    /// What was received, likewise.
+    #[serde(default)]
+    pub received: Split,
     /// Since it started.
     pub seconds: f64,
     /// The root of the global mask.
@@ -69,6 +76,12 @@ impl Status {
     pub fn read(path: &Path) -> Result<Self, StatusError> {
         let bytes = fs::read(path, STATUS_LIMIT)?;
         serde_json::from_slice(&bytes).map_err(|source| StatusError::Json { path: path.to_owned(), source })
+    }
+
+    /// Whether nothing but time and bytes are different.
+    pub(super) fn tells_the_same(&self, other: &Self) -> bool {
+        let Self { seconds, sent_bytes, received_bytes, sent, received, .. } = *other;
+        *other == Self { seconds, sent_bytes, received_bytes, sent, received, ..self.clone() }
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<(), StatusError> {

@@ -20,4 +20,4 @@ pub const FIRST_NOT_HELD_MS: u64 = 500;
 /// Longest time after which a member that did not hold a body is asked again.
 pub const MAX_NOT_HELD_MS: u64 = 15_000;
 /// Age of a request from which, when nothing else of its body is left to ask for, another member is asked too.
-pub const ENDGAME_MS: u64 = 5_000;
+pub const ENDGAME_MS: u64 = 10_000;

@@ -40,6 +40,7 @@ impl Driver<'_> {
                         messages = outgoing.answer(messages);
                     }
                     self.parts.network.answer(answer, encode_answer(&messages)).await?;
+                    self.ask_back(from, &question);
                 }
             }
             NetworkEvent::ChunkAsked { from: _, body, chunk, answer } => {

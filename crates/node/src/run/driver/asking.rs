@@ -5,7 +5,7 @@ use std::time::Instant;
 use fedprune_federation::MemberIndex;
 use fedprune_federation::machine::{Question, decode_answer};
 
-use super::super::config::SYNC_PATIENCE;
+use super::super::config::{SYNC_INTERVAL, SYNC_PATIENCE};
 use super::super::error::NodeError;
 use super::super::work::Work;
 use super::Driver;
@@ -39,6 +39,19 @@ impl Driver<'_> {
         let member = free.get(self.next_peer % free.len()).copied();
         self.next_peer = self.next_peer.wrapping_add(1);
         if let Some(member) = member {
+            self.ask_member(member);
+        }
+    }
+
+    /// Asks a member that knows of more than this one, as its own question shows. What gossip lost on its way to all is
+    /// so heard of from whoever said it, without waiting for its turn to be asked.
+    pub(super) fn ask_back(&mut self, member: MemberIndex, question: &Question) {
+        let now = Instant::now();
+        // two members may never have seen the same: an equivocator's third ballot, say
+        let lately = self.asked_back.get(&member).is_some_and(|last| now.duration_since(*last) < SYNC_INTERVAL);
+        let can = self.connected.contains(&member) && !self.asking.contains_key(&member);
+        if can && !lately && self.parts.machine.misses(question) {
+            self.asked_back.insert(member, now);
             self.ask_member(member);
         }
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use fedprune_federation::machine::Outcome;
 
 use super::super::conclude::{ConcludeInputs, conclude};
-use super::super::config::GRACE;
+use super::super::config::{GRACE, TRAFFIC_INTERVAL};
 use super::super::error::NodeError;
 use super::super::events::NodeEvent;
 use super::super::model::chain;
@@ -15,10 +15,7 @@ use super::{Driver, Ending, Parts, ending_of};
 
 impl Driver<'_> {
     pub(super) fn conclude(&mut self, outcome: Outcome) {
-        let traffic = self.parts.network.traffic();
-        let (sent, received) =
-            (self.parts.earlier.0 + traffic.sent_bytes, self.parts.earlier.1 + traffic.received_bytes);
-        let inputs = ConcludeInputs::gather(&self.parts, outcome, self.seconds.clone(), (sent, received));
+        let inputs = ConcludeInputs::gather(&self.parts, outcome, self.seconds.clone(), self.totals());
         let work = self.work.clone();
         tokio::spawn(async move {
             let result = conclude(inputs).await;
@@ -32,15 +29,15 @@ impl Driver<'_> {
         }
         self.finished = Some((outcome, Instant::now()));
         self.contributor = None;
-        let traffic = self.parts.network.traffic();
+        let (sent, received) = self.totals();
         let conclusion = self.concluded.clone();
         let event = NodeEvent::Finished {
             outcome: if outcome == Outcome::Agreed { "agreed" } else { "abandoned" },
             mask_root: conclusion.as_ref().and_then(|conclusion| conclusion.mask_root),
             transcript: conclusion.as_ref().map(|conclusion| conclusion.transcript.clone()).unwrap_or_default(),
             pruned: conclusion.and_then(|conclusion| conclusion.pruned),
-            sent_bytes: self.parts.earlier.0 + traffic.sent_bytes,
-            received_bytes: self.parts.earlier.1 + traffic.received_bytes,
+            sent_bytes: sent.total(),
+            received_bytes: received.total(),
             seconds: self.started.elapsed().as_secs_f64(),
             peak_memory_bytes: peak_memory_bytes(),
         };
@@ -66,37 +63,36 @@ impl Driver<'_> {
         self.refresh_transcript();
         self.status(Some(if ending == Ending::Stopped { "stopped" } else { self.phase() }));
         self.parts.network.shutdown().await;
-        self.write_catalogue();
+        self.write_catalogue(true);
         self.parts.catalogue.close();
+        let (sent, received) = self.totals();
+        self.say(&NodeEvent::Closed { sent_bytes: sent.total(), received_bytes: received.total(), sent, received });
         Ok(ending)
     }
 
     /// Adds to the transcript what arrived after it was written: late results above all.
     pub(super) fn refresh_transcript(&mut self) {
         let Some(conclusion) = &self.concluded else { return };
-        let traffic = self.parts.network.traffic();
-        let totals = (self.parts.earlier.0 + traffic.sent_bytes, self.parts.earlier.1 + traffic.received_bytes);
         let outcome = self.finished.map_or(Outcome::Agreed, |(outcome, _)| outcome);
-        let inputs = ConcludeInputs::gather(&self.parts, outcome, self.seconds.clone(), totals);
+        let inputs = ConcludeInputs::gather(&self.parts, outcome, self.seconds.clone(), self.totals());
         let folder = conclusion.transcript.clone();
         if let Err(error) = tokio::task::block_in_place(|| inputs.write_transcript(&folder)) {
             self.say(&NodeEvent::Warning { text: format!("the transcript was not completed: {}", chain(&error)) });
         }
     }
 
-    pub(super) fn write_catalogue(&mut self) {
+    pub(super) fn write_catalogue(&mut self, last: bool) {
         let traffic = self.parts.network.traffic();
-        let totals = (traffic.sent_bytes, traffic.received_bytes);
+        let totals = (traffic.sent, traffic.received);
         let Parts { catalogue, machine, blobs, .. } = &mut self.parts;
-        if let Some(text) = tokio::task::block_in_place(|| catalogue.write(totals, machine, blobs)) {
+        if let Some(text) = tokio::task::block_in_place(|| catalogue.write(totals, last, machine, blobs)) {
             self.say(&NodeEvent::Warning { text });
         }
     }
 
     /// Writes `status.json`; `ended` is how this process ends, if it does.
     pub(super) fn status(&mut self, ended: Option<&'static str>) {
-        let traffic = self.parts.network.traffic();
-        let totals = (self.parts.earlier.0 + traffic.sent_bytes, self.parts.earlier.1 + traffic.received_bytes);
+        let (sent, received) = self.totals();
         let connected: Vec<String> = self.connected.iter().map(|member| self.name(*member)).collect();
         let status = Status {
             member: self.parts.name.clone(),
@@ -108,15 +104,26 @@ impl Driver<'_> {
             connected,
             members: self.parts.names.len(),
             addresses: self.addresses.iter().cloned().collect(),
-            sent_bytes: totals.0,
-            received_bytes: totals.1,
+            sent_bytes: sent.total(),
+            received_bytes: received.total(),
+            sent,
+            received,
             seconds: self.started.elapsed().as_secs_f64(),
             mask_root: self.concluded.as_ref().and_then(|conclusion| conclusion.mask_root),
             transcript: self.concluded.as_ref().map(|conclusion| conclusion.transcript.clone()),
             pruned: self.concluded.as_ref().and_then(|conclusion| conclusion.pruned.clone()),
         };
+        let now = Instant::now();
+        if let Some((before, since)) = &self.status
+            && before.tells_the_same(&status)
+            && now.duration_since(*since) < TRAFFIC_INTERVAL
+            && ended.is_none()
+        {
+            return;
+        }
         // the node does not depend on it
         let _ = status.write(&self.parts.folder.status());
+        self.status = Some((status, now));
     }
 
     pub(super) fn phase(&self) -> &'static str {
