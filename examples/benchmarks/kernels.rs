@@ -10,6 +10,7 @@
 //! | `sizes` | the masks of ballots as packed bits, under zstd and as Roaring bitmaps |
 //! | `tally` | 64 local-layer ballots of a checkpoint on disk, to the root of their global mask |
 
+use std::convert::Infallible;
 use std::hint::black_box;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -81,6 +82,9 @@ enum Command {
         /// Blocks that are tallied; the others only lie there.
         #[arg(long, default_value_t = u32::MAX)]
         blocks: u32,
+        /// Ballots that are functions of the masks alone, instead of norms.
+        #[arg(long)]
+        mask_only: bool,
     },
 }
 
@@ -91,7 +95,7 @@ fn main() -> anyhow::Result<()> {
         Command::Matrix { work, rows, columns } => matrix(&work, rows, columns, rounds)?,
         Command::Digest { model } => digest(&model, rounds)?,
         Command::Sizes { model, ballots } => sizes(&model, &ballots)?,
-        Command::Tally { model, blocks } => tally(&model, blocks)?,
+        Command::Tally { model, blocks, mask_only } => tally(&model, blocks, mask_only)?,
     };
     answer["threads"] = rayon::current_num_threads().into();
     answer["rounds"] = rounds.into();
@@ -110,8 +114,8 @@ impl<'a> Race<'a> {
         Self { entrants: Vec::new() }
     }
 
-    fn enter(&mut self, name: &'static str, mut work: impl FnMut() + 'a) {
-        self.entrants.push((name, Box::new(move || work())));
+    fn enter<T>(&mut self, name: &'static str, mut work: impl FnMut() -> T + 'a) {
+        self.entrants.push((name, Box::new(move || drop(black_box(work())))));
     }
 
     /// Best seconds of each, by name.
@@ -191,10 +195,42 @@ impl MatrixSource for Unread {
     }
 }
 
-/// Ballots of norms for a layout, one a silo.
-fn norm_ballots(layout: &Layout, model: Digest, group: Group, sparsity: Sparsity) -> anyhow::Result<Vec<Vec<u8>>> {
+/// The only matrix of a layout.
+struct Only<'a>(WeightsView<'a>);
+
+impl MatrixSource for Only<'_> {
+    fn matrix(&self, _: usize) -> WeightsView<'_> {
+        self.0
+    }
+}
+
+/// One matrix as a layout of its own.
+fn layout_of(rows: usize, columns: usize) -> anyhow::Result<Layout> {
+    let (rows, columns) = (u32::try_from(rows)?, u32::try_from(columns)?);
+    let name = "model.layers.0.mlp.down_proj.weight".to_owned();
+    Ok(Layout::new(vec![Matrix { name, block: 0, tap: Tap::MlpOutput, rows, columns }])?)
+}
+
+/// Bytes of the smallest ballots of one 4096 × 4096 matrix that are functions of their masks alone, and of the packed
+/// mask.
+fn mask_only_ballots() -> anyhow::Result<Value> {
+    let layout = layout_of(4096, 4096)?;
+    let stored = random_weights(4096, 4096);
+    let weights = Only(WeightsView::new(DType::BF16, 4096, 4096, &stored)?);
+    let ballots = ballots(&layout, Group::Layer, Sparsity::new(1, 2)?, Some(&weights))?;
+    let mean = ballots.iter().map(Vec::len).sum::<usize>() / ballots.len();
+    Ok(json!({ "ballot_bytes": mean, "packed_bytes": layout.packed_bytes() }))
+}
+
+/// Ballots for a layout, one a silo: of norms, or else of what `weights` and norms come to.
+fn ballots(
+    layout: &Layout,
+    group: Group,
+    sparsity: Sparsity,
+    weights: Option<&dyn MatrixSource>,
+) -> anyhow::Result<Vec<Vec<u8>>> {
     let header = VoteHeader {
-        model,
+        model: Digest([0; 32]),
         layout: layout.digest(),
         pruner: Pruner::WANDA,
         group,
@@ -206,15 +242,16 @@ fn norm_ballots(layout: &Layout, model: Digest, group: Group, sparsity: Sparsity
         let norms: Vec<NormVector> = (layout.taps().iter().enumerate())
             .map(|(tap, range)| random_norms(layout.matrices()[range.start].columns as usize, tap, silo))
             .collect();
+        let encodings = if weights.is_some() { Encodings::MaskOnly } else { Encodings::Auto };
         let mut bytes = Vec::new();
-        encode_ballot(&header, layout, &norms, Encodings::Auto, &Unread, &mut |part| {
+        encode_ballot(&header, layout, &norms, encodings, weights.unwrap_or(&Unread), &mut |part| {
             bytes.extend_from_slice(part);
-            anyhow::Ok(())
+            Ok::<(), Infallible>(())
         })
         .context("cannot write a ballot")?;
         Ok(bytes)
     };
-    (0..SILOS).into_par_iter().map(ballot).collect()
+    (0..SILOS).map(ballot).collect()
 }
 
 /// The agreed set of some ballots, with members named by their places.
@@ -234,7 +271,7 @@ fn matrix(work: &Path, rows: usize, columns: usize, rounds: usize) -> anyhow::Re
     // as in a feed-forward block: the one matrix has the other's shape turned round
     let turned_stored = random_weights(columns, rows);
     let turned = WeightsView::new(DType::BF16, columns, rows, &turned_stored)?;
-    let turned_norms = random_norms(rows, 0, 0);
+    let turned_norms = &random_norms(rows, 0, 0);
     let norms: Vec<NormVector> = (0..SILOS).map(|silo| random_norms(columns, 0, silo)).collect();
     let masks = norms
         .iter()
@@ -250,7 +287,7 @@ fn matrix(work: &Path, rows: usize, columns: usize, rounds: usize) -> anyhow::Re
     save("weights.bf16", &stored)?;
     save("turned.bf16", &turned_stored)?;
     let as_bytes = |norms: &NormVector| norms.bits().iter().flat_map(|bits| bits.to_le_bytes()).collect::<Vec<u8>>();
-    save("turned-norms.bf16", &as_bytes(&turned_norms))?;
+    save("turned-norms.bf16", &as_bytes(turned_norms))?;
     for (silo, mask) in masks.iter().enumerate() {
         save(&format!("mask-{silo:02}.bits"), &mask.to_bytes())?;
     }
@@ -266,35 +303,28 @@ fn matrix(work: &Path, rows: usize, columns: usize, rounds: usize) -> anyhow::Re
     let mut pruned_by_count = vec![0u64; SILOS + 1];
     global.for_each_pruned(|index| pruned_by_count[counts.get(index / columns, index % columns) as usize] += 1);
 
-    let one = Matrix {
-        name: "model.layers.0.mlp.down_proj.weight".to_owned(),
-        block: 0,
-        tap: Tap::MlpOutput,
-        rows: u32::try_from(rows)?,
-        columns: u32::try_from(columns)?,
-    };
-    let layout = Layout::new(vec![one])?;
+    let layout = layout_of(rows, columns)?;
     let two_of_four = Group::NofM { n: 2, m: 4 };
-    let model = Digest([0; 32]);
-    let row_ballots = norm_ballots(&layout, model, Group::Row, half)?;
-    let pattern_ballots = norm_ballots(&layout, model, two_of_four, half)?;
+    let row_ballots = ballots(&layout, Group::Row, half, None)?;
+    let pattern_ballots = ballots(&layout, two_of_four, half, None)?;
     let row_tally = tally_of(&layout, Group::Layer, &row_ballots)?;
     let pattern_tally = tally_of(&layout, two_of_four, &pattern_ballots)?;
 
     let mut quick = Race::new();
-    quick.enter("read_masks", || drop(black_box(all.iter().fold(0, |sum, mask| sum ^ read_mask(mask)))));
-    quick.enter("count", || drop(black_box(count())));
-    quick.enter("count_and_select", || drop(black_box(global_mask(weights, &count(), Group::Layer, half))));
-    quick.enter("read_weights", || drop(black_box(read_all(&stored))));
+    quick.enter("read_masks", || all.iter().fold(0, |sum, mask| sum ^ read_mask(mask)));
+    quick.enter("count", count);
+    quick.enter("count_and_select", || global_mask(weights, &count(), Group::Layer, half));
+    quick.enter("read_weights", || read_all(&stored));
     for (name, group) in [("select_layer", Group::Layer), ("select_row", Group::Row)] {
-        quick.enter(name, move || drop(black_box(derive_mask(Pruner::WANDA, group, half, turned, &turned_norms))));
+        quick.enter(name, move || derive_mask(Pruner::WANDA, group, half, turned, turned_norms));
     }
     let seconds = quick.run(rounds);
     let mut slow = Race::new();
-    slow.enter("tally_row", || drop(black_box(row_tally.matrix(0, weights).expect("sound ballots"))));
-    slow.enter("tally_2of4", || drop(black_box(pattern_tally.matrix(0, weights).expect("sound ballots"))));
+    slow.enter("tally_row", || row_tally.matrix(0, weights).expect("sound ballots"));
+    slow.enter("tally_2of4", || pattern_tally.matrix(0, weights).expect("sound ballots"));
     let slow = slow.run(rounds.div_ceil(2).min(3));
     Ok(json!({
+        "thresholds": mask_only_ballots()?,
         "rows": rows, "columns": columns, "silos": SILOS, "differing_share": differing,
         "mask_bytes": masks.iter().map(|mask| mask.to_bytes().len()).sum::<usize>(), "weight_bytes": stored.len(),
         "pruned_by_count": pruned_by_count, "seconds": seconds, "tally_seconds": slow,
@@ -305,15 +335,18 @@ fn digest(model: &Path, rounds: usize) -> anyhow::Result<Value> {
     let checkpoint = Checkpoint::open(model)?;
     let resident = checkpoint.shards().map(std::fs::read).collect::<Result<Vec<_>, _>>()?;
     let mut race = Race::new();
-    race.enter("digest", || drop(black_box(checkpoint.content_digest(&|_| {}))));
+    race.enter("digest", || checkpoint.content_digest(&|_| {}));
     race.enter("read", || {
-        checkpoint.stored().for_each(|tensor| drop(black_box(read_all(tensor.bytes))));
+        let sum = checkpoint.stored().fold(0, |sum, tensor| sum ^ read_all(tensor.bytes));
         checkpoint.release_all();
+        sum
     });
     race.enter("blake3", || {
         let mut hasher = blake3::Hasher::new();
-        resident.iter().for_each(|bytes| drop(hasher.update_rayon(bytes)));
-        black_box(hasher.finalize());
+        for bytes in &resident {
+            hasher.update_rayon(bytes);
+        }
+        hasher.finalize()
     });
     let seconds = race.run(rounds);
     Ok(json!({ "bytes": checkpoint.digest_bytes(), "seconds": seconds }))
@@ -348,15 +381,18 @@ fn sizes(model: &Path, ballots: &[PathBuf]) -> anyhow::Result<Value> {
 }
 
 /// One pass over the checkpoint, block by block.
-fn tally(model: &Path, blocks: u32) -> anyhow::Result<Value> {
+fn tally(model: &Path, blocks: u32, mask_only: bool) -> anyhow::Result<Value> {
     let checkpoint = Checkpoint::open(model)?;
-    let layout = checkpoint.layout();
-    let half = Sparsity::new(1, 2)?;
-    let ballots = norm_ballots(layout, Digest([0; 32]), Group::Layer, half)?;
+    let whole = checkpoint.layout();
+    // the first blocks as a layout of their own: its matrices have the same places
+    let within = |matrix: &&Matrix| matrix.block < blocks;
+    let layout = &Layout::new(whole.matrices().iter().take_while(within).cloned().collect())?;
+    let weights: Option<&dyn MatrixSource> = if mask_only { Some(&checkpoint) } else { None };
+    let ballots = ballots(layout, Group::Layer, Sparsity::new(1, 2)?, weights)?;
     let tally = tally_of(layout, Group::Layer, &ballots)?;
     let (mut read_seconds, mut tally_seconds, mut weights_seen) = (0.0, 0.0, 0u64);
     let mut digests = Vec::new();
-    for block in 0..layout.blocks().min(blocks as usize) {
+    for block in 0..layout.blocks() {
         for index in layout.block(block) {
             let weights = checkpoint.matrix(index);
             let started = Instant::now();
@@ -371,7 +407,7 @@ fn tally(model: &Path, blocks: u32) -> anyhow::Result<Value> {
     }
     let block_bytes: u64 = layout.block(0).map(|index| checkpoint.matrix(index).bytes().len() as u64).sum();
     Ok(json!({
-        "silos": SILOS, "weights": weights_seen, "prunable_weights": layout.weights(), "block_bytes": block_bytes,
+        "silos": SILOS, "weights": weights_seen, "prunable_weights": whole.weights(), "block_bytes": block_bytes,
         "ballot_bytes": ballots.iter().map(Vec::len).sum::<usize>(),
         "mask_root": mask_root(layout.digest(), digests).to_string(),
         "seconds": { "read": read_seconds, "tally": tally_seconds },

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 JSON = ROOT / "docs/performance.json"
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 # What the README shows: key of a row, in this order.
-README_ROWS = ["compute-time", "compute-memory", "ballot-layer", "count-and-select", "tally-layer", "large-apply-time",
+README_ROWS = ["compute-time", "compute-memory", "ballot-layer", "count-and-select", "tally-layer-column-thresholds", "large-apply-time",
                "wire", "idle-memory"]
 
 # hidden_size, intermediate_size, blocks, width of the queries, width of keys and values
@@ -82,6 +82,8 @@ def calculate(sections):
     sizes = dict(zip(("layer", "row", "2of4", "thresholds"), raw["ballots"]["sizes"]))
     # the file with its header: small models carry relatively more of it
     measured = {"norms": ("channel", sizes["layer"]["ballot_bytes"] / channels)}
+    llama = raw["ballots"].get("llama")
+    norms_of_large = llama["llama_ballot_bytes"] / llama["llama_norms"] if llama else measured["norms"][1]
     thresholds = {key: value for key, value in shown["thresholds"]["encoded_bytes"].items() if "threshold" in key}
     if sum(thresholds.values()) > 0:
         measured["column-thresholds"] = ("column", sizes["thresholds"]["ballot_bytes"] / columns)
@@ -91,6 +93,8 @@ def calculate(sections):
     for model, shape in SHAPES.items():
         units = dict(zip(("channel", "column", "weight"), counts(shape)))
         for encoding, (unit, bytes_per_unit) in measured.items():
+            if encoding == "norms" and model != "SmolLM2-135M":
+                bytes_per_unit = norms_of_large
             ballot = units[unit] * bytes_per_unit
             rows.append(dict(model=model, encoding=encoding, ballot_bytes=round(ballot), silos=[
                 dict(silos=silos, bytes_each_way=round(ballot * (silos - 1)),
@@ -102,8 +106,10 @@ def calculate(sections):
         check = dict(silos=len(silos), predicted_bytes=predicted,
                      sent_bytes=[silo["sent_bytes"] for silo in silos],
                      received_bytes=[silo["received_bytes"] for silo in silos])
-    return dict(bytes_per={encoding: dict(unit=unit, bytes=value) for encoding, (unit, value) in measured.items()},
-                rows=rows, check=check)
+    bytes_per = {encoding: dict(unit=unit, bytes=value) for encoding, (unit, value) in measured.items()}
+    if llama:
+        bytes_per["norms of LLaMA-7B's layout, taken for the larger models too,"] = dict(unit="channel", bytes=norms_of_large)
+    return dict(bytes_per=bytes_per, rows=rows, check=check)
 
 
 def calculation_table(calculation):

@@ -102,9 +102,12 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
             tensor: matrix.name.clone(),
             source,
         })?;
-        let (bits, counts) = mask.mask_and_counts(index, weights).with_context(|| file.unusable())?;
+        let (bits, counts) = match options.scale {
+            Some(Scale::Support) => mask.mask_and_counts(index, weights),
+            None => mask.mask(index, weights).map(|bits| (bits, None)),
+        }
+        .with_context(|| file.unusable())?;
         sidecar.borrow_mut().keep(index, &bits)?;
-        let counts = if options.scale == Some(Scale::Support) { counts } else { None };
         apply_to_stored(stored, dtype, &bits, counts.as_ref());
         Ok(())
     };

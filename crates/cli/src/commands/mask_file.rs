@@ -134,10 +134,7 @@ impl<'a> MaskFile<'a> {
     ) -> anyhow::Result<(MatrixMask, Option<Counts>)> {
         Ok(match self {
             Self::Ballot(ballot) => (ballot.mask(index, weights)?, None),
-            Self::Tally(tally) => {
-                let (mask, counts) = tally.matrix(index, weights)?;
-                (mask, Some(counts))
-            }
+            Self::Tally(tally) => tally.matrix(index, weights).map(|(mask, counts)| (mask, Some(counts)))?,
         })
     }
 }
