@@ -178,7 +178,7 @@ def section_matrix():
     rows, columns = 4096, 11008
     ours, theirs = [], []
     for _ in range(1 if QUICK else 2):
-        ours.append(Ran([KERNELS, "--rounds", 3 if QUICK else 7, "matrix", "--work", work]).json())
+        ours.append(Ran([KERNELS, "--rounds", 2 if QUICK else 7, "matrix", "--work", work]).json())
         theirs.append(Ran([sys.executable, RIVALS / "kernels_torch.py", work, rows, columns, "--threads", THREADS,
                            "--rounds", 1 if QUICK else 3]).json())
     shutil.rmtree(work)
