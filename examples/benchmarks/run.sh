@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 cargo build --release --locked
-cargo build --release --locked -p fedprune-examples --bins --examples
+cargo build --release --locked -p fedprune-examples --examples --bin write-synthetic-checkpoint
 python=${FEDPRUNE_BENCH_PYTHON:-}
 if [ -z "$python" ]; then
   python=.venv/bin/python
