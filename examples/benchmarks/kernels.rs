@@ -165,7 +165,7 @@ fn random_norms(columns: usize, tap: usize, silo: usize) -> NormVector {
     let mut own = Noise((tap * 1009 + silo * 7919 + 3) as u64);
     let sum = |channel: usize| {
         let outlier = if channel % 500 == 17 { 6.0 } else { 0.0 };
-        (0.8 * common.normal() + outlier + 0.1 * own.normal()).exp()
+        (0.8 * common.normal() + outlier + 0.3 * own.normal()).exp()
     };
     let sums: Vec<f64> = (0..columns).map(sum).collect();
     NormVector::from_sums(&sums, 1).expect("finite sums")
