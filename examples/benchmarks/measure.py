@@ -273,7 +273,7 @@ def section_tally():
         taken = runs[encoding] = Ran([KERNELS, "tally", "--model", model, *flags]).json()
         seconds, per = taken["seconds"], 1e9 * THREADS / taken["weights"]
         what = f"tally of 64 local-layer ballots of {encoding}, {taken['weights'] / taken['prunable_weights']:.0%} of LLaMA-7B"
-        if "thresholds" in seconds:
+        if encoding == "column-thresholds" and seconds.get("thresholds"):
             scaled = seconds["thresholds"] * taken["prunable_weights"] / taken["weights"]
             lines.append(row("tally-thresholds", "tally of 64 local-layer ballots, LLaMA-7B layout: threshold counts",
                              report.seconds(scaled), (scaled, "s"), "at most", 0.3))
