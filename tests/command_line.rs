@@ -324,6 +324,14 @@ fn tallies_warn_of_what_deserves_a_second_look() {
     for part in ["one and the same mask", "outvotes all others", "different pruners"] {
         assert!(warnings.contains(part), "`{part}` is missing from {warnings}");
     }
+    let (model, out) = (text(&model), at("brief"));
+    let brief = ["tally", text(&a), text(&b), text(&twin), "--weights", "5,1,1", "--model", model, "--brief", "--out"];
+    let brief = json(&[&brief[..], &[text(&out)]].concat());
+    assert_eq!(brief["mask_root"], report["mask_root"]);
+    assert_eq!(brief["warnings"], report["warnings"]);
+    assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(at("t")).unwrap());
+    let compared = |report: &Value| report["members"][1]["different_bits"].is_u64();
+    assert_eq!((compared(&report), compared(&brief)), (true, false));
 }
 
 #[test]
@@ -345,6 +353,9 @@ fn a_mask_for_another_model_is_refused() {
     ] {
         let message = fails(1, &arguments);
         assert!(message.contains("content digest") && message.contains("--model"), "{message}");
+        let left = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let hidden: Vec<_> = left.filter(|name| text(Path::new(name)).starts_with('.')).collect();
+        assert!(hidden.is_empty(), "{hidden:?} was left behind");
     }
     // another layout altogether
     let llama = root().join("tests/fixtures/llama");

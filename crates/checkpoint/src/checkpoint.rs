@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use fedprune_mask::{DType, Layout, Matrix, WeightsView};
 use memmap2::{Mmap, MmapOptions};
+use rayon::prelude::*;
 use safetensors::Dtype;
 
 use crate::architecture::{self, Expected};
@@ -13,6 +14,9 @@ use crate::config::ModelConfig;
 use crate::error::{CheckpointError, reading, shorten};
 use crate::header;
 use crate::shards::{self, Index, WeightFiles};
+
+/// Bytes that one thread reads at a time.
+const READ_BYTES: usize = 4 << 20;
 
 /// An opened checkpoint: configuration, layout, and every tensor by name.
 ///
@@ -27,7 +31,7 @@ pub struct Checkpoint {
     /// All stored tensors, sorted by name.
     pub(crate) tensors: Vec<Tensor>,
     /// Tensor index of each layout entry.
-    matrices: Vec<usize>,
+    pub(crate) matrices: Vec<usize>,
     /// For each block, the parts of the shards that hold it.
     blocks: Vec<Vec<(usize, Range<usize>)>>,
 }
@@ -67,6 +71,8 @@ pub struct StoredTensor<'a> {
 pub(crate) struct Shard {
     pub name: String,
     pub path: PathBuf,
+    #[cfg(unix)]
+    file: File,
     map: Mmap,
     /// Length of the length field and the header, in bytes.
     pub data_start: usize,
@@ -103,12 +109,41 @@ impl Shard {
         // writers concerned replace files by renaming.
         let map = unsafe { MmapOptions::new().map(&file) }.map_err(reading("map", &path))?;
         let header = header::parse(&path, &map)?;
-        Ok((Self { name, path, map, data_start: header.data_start, order: Vec::new() }, header.tensors))
+        let shard = Self {
+            name,
+            path,
+            #[cfg(unix)]
+            file,
+            map,
+            data_start: header.data_start,
+            order: Vec::new(),
+        };
+        Ok((shard, header.tensors))
     }
 
     /// The whole file.
     pub fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// Copies bytes of the file into `buffer`, in place of its contents: where each is looked at once and then changed,
+    /// that is cheaper than mapping their pages.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`], also for a file that was truncated meanwhile.
+    pub fn read(&self, range: Range<usize>, buffer: &mut Vec<u8>) -> Result<(), CheckpointError> {
+        // what is there already need not be zeroed to be overwritten
+        buffer.resize(range.len(), 0);
+        let parts = buffer.par_chunks_mut(READ_BYTES).enumerate();
+        let read = |(part, bytes): (usize, &mut [u8])| {
+            let start = range.start + part * READ_BYTES;
+            #[cfg(unix)]
+            std::os::unix::fs::FileExt::read_exact_at(&self.file, bytes, start as u64)?;
+            #[cfg(not(unix))]
+            bytes.copy_from_slice(&self.map[start..start + bytes.len()]);
+            Ok(())
+        };
+        parts.try_for_each(read).map_err(reading("read", &self.path))
     }
 
     /// Gives the resident pages of a range back to the system; the next access reads the file again.

@@ -15,7 +15,7 @@
 //! | `content` | the digest of the weights, whatever their sharding |
 //! | `identity` | the digests of configuration and tokenizer |
 //! | [`write`](mod@write) | the pruned copy: all of it or nothing |
-//! | `carry`, `staging` | its other files, and the temporary folder it grows in |
+//! | `carry`, `staging`, `write_behind` | its other files, the temporary folder it grows in, the thread that writes |
 //! | [`error`] | everything that can be wrong, with file, tensor and remedy |
 //!
 //! # Memory-mapped files that change
@@ -38,9 +38,11 @@ mod header;
 mod identity;
 mod shards;
 mod staging;
+mod write_behind;
 
 pub use checkpoint::{Checkpoint, StoredTensor, TensorView};
 pub use config::{AttentionBias, ModelConfig, ModelType};
+pub use content::DigestAlong;
 pub use error::{BoxError, CheckpointError};
 pub use identity::MAX_TOKENIZER_BYTES;
 pub use rope::{Rope, RopeScaling};

@@ -1,7 +1,8 @@
 //! The pruned copy of a checkpoint: complete, or not there at all.
 //!
 //! Weight files are streamed shard by shard, tensor by tensor in file order, with the same names, the same
-//! dtypes, and byte for byte the same headers; one matrix is in memory at a time. What lies beside them goes along
+//! dtypes, and byte for byte the same headers. They are read once: the digest of the original is taken along the way.
+//! One matrix is in work at a time and up to two are being written. What lies beside them goes along
 //! (see [`MAX_CARRIED_BYTES`]); the caller adds files of its own, which take the place of carried ones. An original
 //! `README.md` that is replaced is kept as `README.base.md`: it states the base model's licence and authors.
 
@@ -16,10 +17,14 @@ use fedprune_mask::Digest;
 pub use crate::carry::MAX_CARRIED_BYTES;
 use crate::carry::{self, Survey};
 use crate::checkpoint::{Checkpoint, Shard, Tensor};
-use crate::content::{self, WINDOW_BYTES};
+use crate::content;
 use crate::error::{BoxError, CheckpointError, reading, shorten};
 use crate::shards::{INDEX_FILE, SINGLE_FILE, check_file_name};
-use crate::staging::{self, StagedFile, Staging};
+use crate::staging::{self, Staging};
+use crate::write_behind::{WriteBehind, WriterGone};
+
+/// Bytes of a tensor that is not pruned that are copied at a time. A power of two, so that BLAKE3's tree splits evenly.
+const COPY_BYTES: usize = 4 << 20;
 
 /// A file that the caller adds to the copy.
 pub struct ExtraFile<'a> {
@@ -53,6 +58,8 @@ pub type ExtraWriter<'a> = Box<dyn Fn(&Pruned, &mut dyn Write) -> Result<(), Box
 pub struct Pruned {
     /// Content digest of the copy: what [`Checkpoint::content_digest`] will say of it.
     pub content_digest: Digest,
+    /// Content digest of the original, of the very bytes that were copied.
+    pub base_digest: Digest,
     /// Name under which the original's model card is kept, when one of the added files replaces it.
     pub base_card: Option<String>,
 }
@@ -65,6 +72,8 @@ pub struct Written {
     pub folder: PathBuf,
     /// Content digest of the copy.
     pub content_digest: Digest,
+    /// Content digest of the original, of the very bytes that were copied.
+    pub base_digest: Digest,
     /// Bytes of all its files.
     pub bytes: u64,
     /// Names of the files carried along, as they are called in the copy.
@@ -143,26 +152,16 @@ pub fn write_pruned(
     }
     let staging = Staging::begin(out, needed_bytes)?;
 
-    let mut bytes = 0;
-    let mut hashes: Vec<Option<blake3::Hash>> = vec![None; checkpoint.tensors.len()];
-    let mut matrix = Vec::new();
-    for shard in &checkpoint.shards {
-        let mut file = staging.create(OsStr::new(&shard.name), shard.bytes().len() as u64)?;
-        file.append(&shard.bytes()[..shard.data_start])?;
-        progress(shard.data_start as u64);
-        for &at in &shard.order {
-            let tensor = &checkpoint.tensors[at];
-            let mut hasher = blake3::Hasher::new();
-            match tensor.matrix {
-                Some(index) => copy_edited(shard, tensor, index, &mut matrix, edit, &mut file, &mut hasher, progress)?,
-                None => copy_windows(shard, tensor, &mut file, &mut hasher, progress)?,
-            }
-            hashes[at] = tensor.used.map(|_| hasher.finalize());
+    let (mut bytes, hashes) = std::thread::scope(|scope| {
+        let mut writer = WriteBehind::begin(scope, progress);
+        match stream(checkpoint, &staging, edit, &mut writer) {
+            Ok(hashes) => Ok((writer.finish()?, hashes)),
+            // the writer's error is the cause where the stream only found it gone
+            Err(error) => Err(writer.abandon().err().or(error).expect("a writer that is gone has an error")),
         }
-        bytes += file.finish()?;
-    }
-    drop(matrix);
-    let pruned = Pruned { content_digest: content::digest_of(&checkpoint.tensors, &hashes), base_card };
+    })?;
+    let digest = |hashes: &[Option<blake3::Hash>]| content::digest_of(&checkpoint.tensors, hashes);
+    let pruned = Pruned { content_digest: digest(&hashes.written), base_digest: digest(&hashes.read), base_card };
 
     let mut names = Vec::with_capacity(carried.len());
     for carry::Carried { source, name, bytes: size } in &carried {
@@ -176,6 +175,7 @@ pub fn write_pruned(
     Ok(Written {
         folder: out.to_owned(),
         content_digest: pruned.content_digest,
+        base_digest: pruned.base_digest,
         bytes,
         carried: names,
         skipped,
@@ -183,54 +183,80 @@ pub fn write_pruned(
     })
 }
 
-/// One prunable matrix: into memory, through `edit`, out again.
-#[allow(clippy::too_many_arguments, reason = "one call site; a struct would only rename the arguments")]
+/// Hashes of the tensors that the model computes with.
+struct Hashes {
+    read: Vec<Option<blake3::Hash>>,
+    written: Vec<Option<blake3::Hash>>,
+}
+
+/// All weight files, in order, to `writer`; no error of its own when the writer is gone.
+fn stream(
+    checkpoint: &Checkpoint,
+    staging: &Staging,
+    edit: &mut Edit<'_>,
+    writer: &mut WriteBehind<'_>,
+) -> Result<Hashes, Option<CheckpointError>> {
+    let none = vec![None; checkpoint.tensors.len()];
+    let mut hashes = Hashes { read: none.clone(), written: none };
+    for shard in &checkpoint.shards {
+        let file = staging.create(OsStr::new(&shard.name), shard.bytes().len() as u64)?;
+        writer.file(file)?;
+        writer.append(shard.bytes()[..shard.data_start].to_vec())?;
+        for &at in &shard.order {
+            let tensor = &checkpoint.tensors[at];
+            let (read, written) = match tensor.matrix {
+                Some(index) => copy_edited(shard, tensor, index, edit, writer)?,
+                None => copy_windows(shard, tensor, writer)?,
+            };
+            hashes.read[at] = tensor.used.map(|_| read);
+            hashes.written[at] = tensor.used.map(|_| written);
+        }
+    }
+    Ok(hashes)
+}
+
+impl From<WriterGone> for Option<CheckpointError> {
+    fn from(_: WriterGone) -> Self {
+        None
+    }
+}
+
+/// One prunable matrix: into memory, through `edit`, out again. Hashes before and after.
 fn copy_edited(
     shard: &Shard,
     tensor: &Tensor,
     index: usize,
-    matrix: &mut Vec<u8>,
     edit: &mut Edit<'_>,
-    file: &mut StagedFile,
-    hasher: &mut blake3::Hasher,
-    progress: &(dyn Fn(u64) + Sync),
-) -> Result<(), CheckpointError> {
-    matrix.clear();
-    for start in tensor.range.clone().step_by(WINDOW_BYTES) {
-        let window = start..tensor.range.end.min(start + WINDOW_BYTES);
-        matrix.extend_from_slice(&shard.bytes()[window.clone()]);
-        shard.release(window);
-    }
-    edit(index, matrix).map_err(|source| CheckpointError::Edit {
+    writer: &mut WriteBehind<'_>,
+) -> Result<(blake3::Hash, blake3::Hash), Option<CheckpointError>> {
+    let mut matrix = writer.buffer();
+    shard.read(tensor.range.clone(), &mut matrix)?;
+    let read = content::hash(&matrix);
+    edit(index, &mut matrix).map_err(|source| CheckpointError::Edit {
         tensor: tensor.name.clone(),
         path: shard.path.clone(),
         source,
     })?;
-    content::update(hasher, matrix);
-    for window in matrix.chunks(WINDOW_BYTES) {
-        file.append(window)?;
-        progress(window.len() as u64);
-    }
-    Ok(())
+    let written = content::hash(&matrix);
+    writer.append(matrix)?;
+    Ok((read, written))
 }
 
 /// Any other tensor: as it is, a window at a time.
 fn copy_windows(
     shard: &Shard,
     tensor: &Tensor,
-    file: &mut StagedFile,
-    hasher: &mut blake3::Hasher,
-    progress: &(dyn Fn(u64) + Sync),
-) -> Result<(), CheckpointError> {
-    for start in tensor.range.clone().step_by(WINDOW_BYTES) {
-        let range = start..tensor.range.end.min(start + WINDOW_BYTES);
-        let window = &shard.bytes()[range.clone()];
-        content::update(hasher, window);
-        file.append(window)?;
-        progress(window.len() as u64);
-        shard.release(range);
+    writer: &mut WriteBehind<'_>,
+) -> Result<(blake3::Hash, blake3::Hash), Option<CheckpointError>> {
+    let mut hasher = blake3::Hasher::new();
+    for start in tensor.range.clone().step_by(COPY_BYTES) {
+        let mut window = writer.buffer();
+        shard.read(start..tensor.range.end.min(start + COPY_BYTES), &mut window)?;
+        content::update(&mut hasher, &window);
+        writer.append(window)?;
     }
-    Ok(())
+    let hash = hasher.finalize();
+    Ok((hash, hash))
 }
 
 /// Copies a file whole, refusing one that has grown beyond `limit` bytes.

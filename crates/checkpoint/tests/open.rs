@@ -116,6 +116,12 @@ fn content_digests_are_pinned() {
         });
         assert_eq!(digest.to_string(), expected, "{name}");
         assert_eq!(reported.into_inner(), checkpoint.digest_bytes());
+        // some of the matrices seen before, in whatever order
+        for step in 1..4 {
+            let mut along = checkpoint.digest_along();
+            (0..checkpoint.layout().matrices().len()).rev().step_by(step).for_each(|index| along.matrix(index));
+            assert_eq!(along.finish(&|_| {}).to_string(), expected, "{name}, one of {step} along");
+        }
     }
 }
 

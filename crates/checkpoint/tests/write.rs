@@ -49,6 +49,7 @@ fn an_unedited_copy_is_the_original_byte_for_byte() {
         }
         assert_eq!((written.folder.as_path(), written.bytes), (out.as_path(), bytes));
         assert_eq!(written.content_digest, checkpoint.content_digest(&|_| {}));
+        assert_eq!(written.base_digest, written.content_digest);
         assert_eq!(progress.into_inner(), checkpoint.file_bytes());
         assert_eq!(listing(model.temporary.path()), ["model", "out"]);
     }
@@ -77,6 +78,7 @@ fn only_prunable_matrices_pass_through_the_edit() {
         assert_eq!(pruned.config(), checkpoint.config());
         assert_eq!(pruned.content_digest(&|_| {}), written.content_digest);
         assert_ne!(written.content_digest, checkpoint.content_digest(&|_| {}));
+        assert_eq!(written.base_digest, checkpoint.content_digest(&|_| {}));
         for (original, copy) in checkpoint.shards().zip(pruned.shards()) {
             assert_eq!(original.file_name(), copy.file_name());
             for (before, after) in read_file(original).into_iter().zip(read_file(copy)) {

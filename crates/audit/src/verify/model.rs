@@ -67,7 +67,19 @@ pub(super) fn check(
 ) -> Option<Model> {
     let terms = round.terms();
     let total = checkpoint.digest_bytes();
-    let content = checkpoint.content_digest(&|advanced| progress(Progress { step: Step::Model, advanced, total }));
+    // digest and finite numbers in one reading
+    let mut along = checkpoint.digest_along();
+    let mut not_finite = None;
+    for index in 0..checkpoint.layout().matrices().len() {
+        let weights = checkpoint.matrix(index);
+        along.matrix(index);
+        if not_finite.is_none() {
+            not_finite = weights.check_finite().err().map(|error| (index, error));
+        }
+        progress(Progress { step: Step::Model, advanced: weights.bytes().len() as u64, total });
+        MatrixSource::done_with(&checkpoint, index);
+    }
+    let content = along.finish(&|advanced| progress(Progress { step: Step::Model, advanced, total }));
     let tokenizer = checkpoint.tokenizer_digest().map_err(|error| chain(&error));
     let mut same = true;
     for (what, found, expected) in [
@@ -94,12 +106,7 @@ pub(super) fn check(
     let outcome = heights.as_ref().err().map_or(Outcome::Passed, |error| failed(chain(error)));
     ledger.add(Area::Model, None, "terms of the round".to_owned(), compared, outcome);
     let (Ok(heights), true) = (heights, same) else { return None };
-    let finite = (0..checkpoint.layout().matrices().len()).find_map(|index| {
-        let error = checkpoint.matrix(index).check_finite().err();
-        MatrixSource::done_with(&checkpoint, index);
-        error.map(|error| (index, error))
-    });
-    if let Some((index, error)) = finite {
+    if let Some((index, error)) = not_finite {
         let name = checkpoint.layout().matrices().get(index).map_or("", |matrix| matrix.name.as_str());
         let why = format!("`{name}`: {}", chain(&error));
         ledger.add(Area::Model, None, "weights of the base model".to_owned(), "each with finite numbers", failed(why));

@@ -199,6 +199,9 @@ pub struct TallyOptions {
     /// Tally weight of each ballot, in the order of the files [default: 1 each].
     #[arg(long, value_delimiter = ',', value_name = "N,N,…", value_parser = clap::value_parser!(u32).range(1..))]
     pub weights: Vec<u32>,
+    /// Do not compare each ballot's mask with the global one: local-layer ballots then need not be expanded.
+    #[arg(long)]
+    pub brief: bool,
     /// Where to write the tally.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,

@@ -1,21 +1,24 @@
 //! `fedprune apply`: the pruned copy of a checkpoint, with its mask and a card that says how it was made.
 
-use std::io::Write;
+use std::cell::RefCell;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use fedprune_checkpoint::{Checkpoint, Extra, ExtraFile, check_copyable, check_out, write_pruned};
+use fedprune_checkpoint::{
+    BoxError, Checkpoint, CheckpointError, Extra, ExtraFile, Pruned, check_copyable, check_out, write_pruned,
+};
 use fedprune_mask::ballot::{MaskHeader, encode_mask};
 use fedprune_mask::matrix_mask::mask_root;
 use fedprune_mask::tally::apply_to_stored;
-use fedprune_mask::{Ballot, Digest, Group, Sparsity};
-use fedprune_prune::check_finite;
+use fedprune_mask::{Ballot, Digest, Group, Layout, MatrixMask, Sparsity, WeightsView};
+use fedprune_prune::PruneError;
 use serde::Serialize;
 
+use super::encode_error;
 use super::mask_file::{MappedFile, MaskFile, check_model, check_root};
 use super::model_card::{ModelCard, matrix_kind};
-use super::{content_digest, encode_error};
 use crate::args::{ApplyOptions, Scale};
 use crate::files::{folder_of, peak_memory_bytes, program, shell};
 use crate::interrupt;
@@ -80,67 +83,100 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
             shell(&options.model)
         );
     }
-    let base_digest = content_digest(&checkpoint, meter);
-    check_model(&file, mask.model(), &checkpoint, base_digest)?;
-
     let interruptible = interrupt::cooperative();
-    let sidecar = Sidecar::derive(&checkpoint, &mask, base_digest, options, meter)?;
-    check_root(&options.mask, &mask, sidecar.mask_root)?;
-    let bits = MappedFile::of(Path::new(MASK_FILE), &sidecar.file).context("cannot read the mask just written")?;
-    let explicit = Ballot::parse(bits.bytes(), layout).context("the mask just written does not read back")?;
-    let card = ModelCard {
-        checkpoint: &checkpoint,
-        base_digest,
-        mask_root: sidecar.mask_root,
-        recipe: recipe(&mask),
-        scaled: options.scale.is_some(),
-        pruned_weights: sidecar.pruned_weights,
-        pruned_by_kind: &sidecar.pruned_by_kind,
-        mask_file: MASK_FILE,
-        out: &options.out,
+    let sidecar = RefCell::new(Sidecar::begin(layout, &options.out)?);
+    // what `write_pruned` was told, as it was: its own error only wraps the words
+    let refusal: RefCell<Option<anyhow::Error>> = RefCell::default();
+    let refuse = |error: anyhow::Error| -> BoxError {
+        let text = format!("{error:#}");
+        *refusal.borrow_mut() = Some(error);
+        text.into()
     };
-    let task = meter.task("writing the pruned copy", checkpoint.file_bytes(), true);
-    let written = write_pruned(
-        &checkpoint,
-        &options.out,
-        &mut |index, stored| {
-            interruptible.check()?;
-            let weights = checkpoint.matrix(index);
-            let bits = explicit.mask(index, weights)?;
-            let counts = match options.scale {
-                Some(Scale::Support) => mask.counts(index, weights)?,
-                None => None,
-            };
-            apply_to_stored(stored, weights.dtype(), &bits, counts.as_ref());
-            Ok(())
-        },
-        &[
-            ExtraFile { name: MASK_FILE.to_owned(), contents: Extra::Bytes(bits.bytes().into()) },
-            ExtraFile {
-                name: "README.md".to_owned(),
-                contents: Extra::Write {
-                    bytes: 16 << 10,
-                    write: Box::new(|pruned, writer| {
-                        let text = card.text(pruned.content_digest, pruned.base_card.as_deref());
-                        Ok(writer.write_all(text.as_bytes())?)
-                    }),
-                },
+    let edit = |index: usize, stored: &mut [u8]| -> anyhow::Result<()> {
+        interruptible.check()?;
+        let matrix = &layout.matrices()[index];
+        let dtype = checkpoint.matrix(index).dtype();
+        let weights = WeightsView::new(dtype, matrix.rows as usize, matrix.columns as usize, stored)?;
+        weights.check_finite().map_err(|source| PruneError::Weights {
+            file: checkpoint.matrix_file(index).to_owned(),
+            tensor: matrix.name.clone(),
+            source,
+        })?;
+        let (bits, counts) = match options.scale {
+            Some(Scale::Support) => mask.mask_and_counts(index, weights),
+            None => mask.mask(index, weights).map(|bits| (bits, None)),
+        }
+        .with_context(|| file.unusable())?;
+        sidecar.borrow_mut().keep(index, &bits)?;
+        apply_to_stored(stored, dtype, &bits, counts.as_ref());
+        Ok(())
+    };
+    // Weights are read once, so that whose they are is known when they have been written: a copy of other weights
+    // never gets its name.
+    let write_mask = |pruned: &Pruned, writer: &mut dyn Write| -> anyhow::Result<()> {
+        check_model(&file, mask.model(), &checkpoint, pruned.base_digest)?;
+        let mut sidecar = sidecar.borrow_mut();
+        check_root(&options.mask, &mask, sidecar.mask_root()?)?;
+        let header = MaskHeader {
+            model: pruned.base_digest,
+            layout: layout.digest(),
+            group: mask.group(),
+            sparsity: mask.sparsity(),
+            votes: mask.votes(),
+        };
+        sidecar.encode(&header, writer)
+    };
+    let write_card = |pruned: &Pruned, writer: &mut dyn Write| -> anyhow::Result<()> {
+        let sidecar = sidecar.borrow();
+        let card = ModelCard {
+            checkpoint: &checkpoint,
+            base_digest: pruned.base_digest,
+            mask_root: sidecar.mask_root()?,
+            recipe: recipe(&mask),
+            scaled: options.scale.is_some(),
+            pruned_weights: sidecar.pruned_weights(),
+            pruned_by_kind: &sidecar.pruned_by_kind(),
+            mask_file: MASK_FILE,
+            out: &options.out,
+        };
+        Ok(writer.write_all(card.text(pruned.content_digest, pruned.base_card.as_deref()).as_bytes())?)
+    };
+    let extra = [
+        ExtraFile {
+            name: MASK_FILE.to_owned(),
+            contents: Extra::Write {
+                bytes: layout.packed_bytes(),
+                write: Box::new(|pruned, writer| write_mask(pruned, writer).map_err(&refuse)),
             },
-        ],
-        &task.counter(),
-    )?;
+        },
+        ExtraFile {
+            name: "README.md".to_owned(),
+            contents: Extra::Write {
+                bytes: 16 << 10,
+                write: Box::new(|pruned, writer| write_card(pruned, writer).map_err(&refuse)),
+            },
+        },
+    ];
+    let task = meter.task("writing the pruned copy", checkpoint.file_bytes(), true);
+    let mut refusing_edit = |index: usize, stored: &mut [u8]| edit(index, stored).map_err(&refuse);
+    let outcome = write_pruned(&checkpoint, &options.out, &mut refusing_edit, &extra, &task.counter());
     drop(task);
+    let written = outcome.map_err(|error| match error {
+        CheckpointError::Edit { .. } | CheckpointError::Extra { .. } => refusal.take().unwrap_or_else(|| error.into()),
+        _ => error.into(),
+    })?;
+    let sidecar = sidecar.borrow();
     Ok(ApplyReport {
         folder: written.folder,
         bytes: written.bytes,
-        mask_root: sidecar.mask_root,
+        mask_root: sidecar.mask_root()?,
         group: mask.group(),
         sparsity: mask.sparsity(),
         votes: mask.votes(),
         scaled: options.scale.is_some(),
-        pruned_weights: sidecar.pruned_weights,
+        pruned_weights: sidecar.pruned_weights(),
         prunable_weights: layout.weights(),
-        base_digest,
+        base_digest: written.base_digest,
         pruned_digest: written.content_digest,
         carried: written.carried,
         left_out: written
@@ -153,72 +189,79 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
     })
 }
 
-/// The explicit mask, in a temporary file without a name: it goes with this process, however that ends.
-struct Sidecar {
+/// The explicit mask while it grows in file order, in a temporary file without a name: it goes with this process,
+/// however that ends.
+struct Sidecar<'a> {
+    layout: &'a Layout,
+    out: &'a Path,
     file: std::fs::File,
-    mask_root: Digest,
-    pruned_weights: u64,
-    /// (kind such as `self_attn.q_proj`, pruned, of how many), in layout order.
-    pruned_by_kind: Vec<(String, u64, u64)>,
+    /// Where the packed bits of each matrix begin, in layout order.
+    starts: Vec<u64>,
+    /// Of each matrix, once it was seen: digest, pruned weights.
+    seen: Vec<Option<(Digest, u64)>>,
 }
 
-impl Sidecar {
-    /// Derives every matrix's mask once, block by block.
-    fn derive(
-        checkpoint: &Checkpoint,
-        mask: &MaskFile<'_>,
-        model: Digest,
-        options: &ApplyOptions,
-        meter: &Meter,
-    ) -> anyhow::Result<Self> {
-        let layout = checkpoint.layout();
-        let header = MaskHeader {
-            model,
-            layout: layout.digest(),
-            group: mask.group(),
-            sparsity: mask.sparsity(),
-            votes: mask.votes(),
-        };
-        let out = &options.out;
-        let context = || format!("cannot write the mask of `{}` beside it; nothing was left behind", out.display());
-        let unusable = || format!("`{}` cannot be used", options.mask.display());
-        let mut file = tempfile::tempfile_in(folder_of(out)).with_context(context)?;
-        let task = meter.task("deriving the mask", layout.weights(), false);
-        let mut digests = Vec::with_capacity(layout.matrices().len());
-        let mut pruned_weights = 0;
-        let mut pruned_by_kind: Vec<(String, u64, u64)> = Vec::new();
-        encode_mask(
-            &header,
-            layout,
-            &mut |index| {
-                let matrix = &layout.matrices()[index];
-                if index == layout.block(matrix.block as usize).start {
-                    check_finite(checkpoint, matrix.block as usize)?;
-                }
-                let bits = mask.mask(index, checkpoint.matrix(index)).with_context(unusable)?;
-                if index + 1 == layout.block(matrix.block as usize).end {
-                    checkpoint.release_block(matrix.block as usize);
-                }
-                let pruned = bits.count_pruned();
-                digests.push(bits.digest());
-                pruned_weights += pruned;
-                let kind = matrix_kind(&matrix.name);
-                match pruned_by_kind.iter_mut().find(|(known, _, _)| known == kind) {
-                    Some((_, sum, all)) => {
-                        *sum += pruned;
-                        *all += matrix.weights();
-                    }
-                    None => pruned_by_kind.push((kind.to_owned(), pruned, matrix.weights())),
-                }
-                task.advance(matrix.weights());
-                anyhow::Ok(bits)
-            },
-            &mut |bytes| file.write_all(bytes).with_context(context),
-        )
-        .map_err(encode_error)?;
-        file.flush().with_context(context)?;
-        Ok(Self { file, mask_root: mask_root(layout.digest(), digests), pruned_weights, pruned_by_kind })
+impl<'a> Sidecar<'a> {
+    fn begin(layout: &'a Layout, out: &'a Path) -> anyhow::Result<Self> {
+        let matrices = layout.matrices().iter();
+        let starts = matrices.scan(0, |next, matrix| Some(std::mem::replace(next, *next + matrix.packed_bytes())));
+        let file = tempfile::tempfile_in(folder_of(out)).with_context(|| context(out))?;
+        Ok(Self { layout, out, file, starts: starts.collect(), seen: vec![None; layout.matrices().len()] })
     }
+
+    fn keep(&mut self, index: usize, bits: &MatrixMask) -> anyhow::Result<()> {
+        self.seen[index] = Some((bits.digest(), bits.count_pruned()));
+        let mut write = || {
+            self.file.seek(SeekFrom::Start(self.starts[index]))?;
+            self.file.write_all(&bits.to_bytes())
+        };
+        write().with_context(|| context(self.out))
+    }
+
+    fn mask_root(&self) -> anyhow::Result<Digest> {
+        let digests = self.seen.iter().map(|seen| seen.map(|(digest, _)| digest)).collect::<Option<Vec<_>>>();
+        Ok(mask_root(self.layout.digest(), digests.context("some matrices were not seen")?))
+    }
+
+    fn pruned_weights(&self) -> u64 {
+        self.seen.iter().flatten().map(|(_, pruned)| pruned).sum()
+    }
+
+    /// (kind such as `self_attn.q_proj`, pruned, of how many), in layout order.
+    fn pruned_by_kind(&self) -> Vec<(String, u64, u64)> {
+        let mut kinds: Vec<(String, u64, u64)> = Vec::new();
+        for (matrix, seen) in self.layout.matrices().iter().zip(&self.seen) {
+            let (kind, pruned) = (matrix_kind(&matrix.name), seen.map_or(0, |(_, pruned)| pruned));
+            match kinds.iter_mut().find(|(known, _, _)| known == kind) {
+                Some((_, sum, all)) => {
+                    *sum += pruned;
+                    *all += matrix.weights();
+                }
+                None => kinds.push((kind.to_owned(), pruned, matrix.weights())),
+            }
+        }
+        kinds
+    }
+
+    /// Writes the mask file, matrix by matrix in layout order.
+    fn encode(&mut self, header: &MaskHeader, writer: &mut dyn Write) -> anyhow::Result<()> {
+        let (layout, out) = (self.layout, self.out);
+        let mut packed = Vec::new();
+        self.file.rewind().with_context(|| context(out))?;
+        let mut next = |index: usize| {
+            let matrix = &layout.matrices()[index];
+            packed.resize(usize::try_from(matrix.packed_bytes())?, 0);
+            self.file.read_exact(&mut packed).with_context(|| context(out))?;
+            Ok(MatrixMask::from_bytes(matrix.rows as usize, matrix.columns as usize, &packed)?)
+        };
+        encode_mask(header, layout, &mut next, &mut |bytes| Ok(writer.write_all(bytes)?)).map_err(encode_error)?;
+        Ok(())
+    }
+}
+
+/// How an error about the temporary mask begins.
+fn context(out: &Path) -> String {
+    format!("cannot write the mask of `{}` beside it; nothing was left behind", out.display())
 }
 
 /// How the mask was made, for the card.

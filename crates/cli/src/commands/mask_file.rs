@@ -126,11 +126,15 @@ impl<'a> MaskFile<'a> {
         })
     }
 
-    /// The votes on one matrix, of a tally.
-    pub fn counts(&self, index: usize, weights: WeightsView<'_>) -> anyhow::Result<Option<Counts>> {
+    /// The mask of one matrix, and of a tally the votes that it came from.
+    pub fn mask_and_counts(
+        &self,
+        index: usize,
+        weights: WeightsView<'_>,
+    ) -> anyhow::Result<(MatrixMask, Option<Counts>)> {
         Ok(match self {
-            Self::Ballot(_) => None,
-            Self::Tally(tally) => Some(tally.counts(index, weights)?),
+            Self::Ballot(ballot) => (ballot.mask(index, weights)?, None),
+            Self::Tally(tally) => tally.matrix(index, weights).map(|(mask, counts)| (mask, Some(counts)))?,
         })
     }
 }

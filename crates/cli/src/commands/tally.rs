@@ -12,10 +12,9 @@ use fedprune_mask::{Ballot, Digest, Group, Sparsity};
 use fedprune_prune::check_finite;
 use serde::Serialize;
 
-use super::content_digest;
 use super::mask_file::{MappedFile, check_model};
 use crate::args::TallyOptions;
-use crate::files::{check_new, create_new, program, shell};
+use crate::files::{check_new, create_new, peak_memory_bytes, program, shell};
 use crate::output::{bytes, count, facts, percent, table, tame};
 use crate::progress::Meter;
 
@@ -36,6 +35,8 @@ pub struct TallyReport {
     model: PathBuf,
     model_digest: Digest,
     seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_memory_bytes: Option<u64>,
     warnings: Vec<String>,
 }
 
@@ -46,10 +47,12 @@ struct MemberRow {
     weight: u32,
     ballot_bytes: u64,
     ballot_digest: Digest,
-    /// The silo's own mask, whatever its encoding.
-    mask_root: Digest,
-    /// Bits in which its mask and the global one differ.
-    different_bits: u64,
+    /// The silo's own mask, whatever its encoding; left out by `--brief`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mask_root: Option<Digest>,
+    /// Bits in which its mask and the global one differ; left out by `--brief`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    different_bits: Option<u64>,
 }
 
 crate::report!(TallyReport);
@@ -85,23 +88,27 @@ pub fn run(options: &TallyOptions, meter: &Meter) -> anyhow::Result<TallyReport>
         (None, _) => Group::Layer,
     };
     layout.check_group(group)?;
-    let model_digest = content_digest(&checkpoint, meter);
-    for (file, voter) in files.iter().zip(&voters) {
-        check_model(file, voter.ballot.model(), &checkpoint, model_digest)?;
-    }
+    let given: Vec<Digest> = voters.iter().map(|voter| voter.ballot.model()).collect();
     let tally = Tally::new(layout, group, voters)?;
 
     let task = meter.task("tallying", layout.weights(), false);
+    // Weights are read once: whose they are is known at the end, and nothing is written before.
+    let mut digest = checkpoint.digest_along();
     let mut digests = Vec::with_capacity(layout.matrices().len());
     let mut different = vec![0u64; tally.voters().len()];
     let mut own_digests = vec![Vec::with_capacity(layout.matrices().len()); tally.voters().len()];
     let mut pruned_weights = 0;
     for block in 0..layout.blocks() {
+        for index in layout.block(block) {
+            digest.matrix(index);
+        }
         check_finite(&checkpoint, block)?;
         for index in layout.block(block) {
             let weights = checkpoint.matrix(index);
             let mask = tally.mask(index, weights)?;
-            for ((different, own), voter) in different.iter_mut().zip(&mut own_digests).zip(tally.voters()) {
+            let told = tally.voters().iter().filter(|_| !options.brief);
+            // one at a time: as many masks as ballots would be far more than a block of weights
+            for ((different, own), voter) in different.iter_mut().zip(&mut own_digests).zip(told) {
                 let vote =
                     voter.ballot.mask(index, weights).with_context(|| format!("the ballot of `{}`", voter.name))?;
                 *different += vote.count_different(&mask);
@@ -114,12 +121,20 @@ pub fn run(options: &TallyOptions, meter: &Meter) -> anyhow::Result<TallyReport>
         checkpoint.release_block(block);
     }
     drop(task);
+    let model_digest = digest.finish(&|_| {});
+    for (file, voter) in files.iter().zip(&given) {
+        check_model(file, *voter, &checkpoint, model_digest)?;
+    }
     let root = mask_root(layout.digest(), digests);
     let tally_bytes =
         create_new(&options.out, |writer| Ok(encode_tally(&tally, root, &mut |bytes| writer.write_all(bytes))?))?;
     let header = tally.header(root);
     let own_roots: Vec<Digest> = own_digests.into_iter().map(|own| mask_root(layout.digest(), own)).collect();
-    let warnings = warnings(&tally, &own_roots);
+    let same: Vec<Digest> = match options.brief {
+        true => header.members.iter().map(|member| member.ballot).collect(),
+        false => own_roots.clone(),
+    };
+    let warnings = warnings(&tally, &same);
     Ok(TallyReport {
         tally: options.out.clone(),
         tally_bytes,
@@ -138,23 +153,26 @@ pub fn run(options: &TallyOptions, meter: &Meter) -> anyhow::Result<TallyReport>
                 weight: member.weight,
                 ballot_bytes: member.ballot_bytes,
                 ballot_digest: member.ballot,
-                mask_root,
-                different_bits,
+                mask_root: (!options.brief).then_some(mask_root),
+                different_bits: (!options.brief).then_some(different_bits),
             })
             .collect(),
         model: options.model.clone(),
         model_digest,
         seconds: started.elapsed().as_secs_f64(),
+        peak_memory_bytes: peak_memory_bytes(),
         warnings,
     })
 }
 
 /// What is allowed and yet worth a second look.
-fn warnings(tally: &Tally<'_>, own_roots: &[Digest]) -> Vec<String> {
+///
+/// Whoever's entries in `masks` are equal has the same mask.
+fn warnings(tally: &Tally<'_>, masks: &[Digest]) -> Vec<String> {
     let voters = tally.voters();
     let mut warnings = Vec::new();
     for (later, voter) in voters.iter().enumerate() {
-        if let Some(earlier) = (0..later).find(|&earlier| own_roots[earlier] == own_roots[later]) {
+        if let Some(earlier) = (0..later).find(|&earlier| masks[earlier] == masks[later]) {
             warnings.push(format!(
                 "`{}` and `{}` are one and the same mask, counted twice",
                 voters[earlier].name, voter.name
@@ -199,7 +217,9 @@ impl TallyReport {
                     member.weight.to_string(),
                     bytes(member.ballot_bytes),
                     member.ballot_digest.short(),
-                    percent(member.different_bits, self.prunable_weights),
+                    member
+                        .different_bits
+                        .map_or_else(|| "not compared".to_owned(), |bits| percent(bits, self.prunable_weights)),
                 ]
             })
             .collect();

@@ -1,0 +1,133 @@
+//! Writing behind: the weight files of a copy are written on a thread of their own, and made durable on another, while
+//! the next matrix is being read and pruned.
+//!
+//! Bounded: two buffers beside the one in work. Errors of the disk end the writer; whoever gives it more learns that it
+//! is gone and fetches the error with [`WriteBehind::finish`].
+
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::{Scope, ScopedJoinHandle};
+
+use crate::error::CheckpointError;
+use crate::staging::StagedFile;
+
+/// Buffers that wait while another is written.
+const WAITING: usize = 1;
+/// Bytes after which progress is told.
+const STEP_BYTES: usize = 4 << 20;
+
+/// The thread that writes.
+pub(crate) struct WriteBehind<'scope> {
+    pieces: SyncSender<Piece>,
+    spare: Receiver<Vec<u8>>,
+    writer: ScopedJoinHandle<'scope, Result<u64, CheckpointError>>,
+}
+
+/// The writer has met an error, which [`WriteBehind::finish`] returns.
+#[derive(Debug)]
+pub(crate) struct WriterGone;
+
+enum Piece {
+    /// What follows goes into this file; the one before is complete.
+    File(StagedFile),
+    Bytes(Vec<u8>),
+    /// All files are complete. Without it the last one was given up.
+    End,
+}
+
+impl<'scope> WriteBehind<'scope> {
+    /// Starts the thread; `progress` is told the bytes written since its last call.
+    pub fn begin<'env>(scope: &'scope Scope<'scope, 'env>, progress: &'env (dyn Fn(u64) + Sync)) -> Self {
+        let (pieces, receiver) = sync_channel(WAITING);
+        let (give_back, spare) = channel();
+        let writer = scope.spawn(move || write(&receiver, &give_back, progress));
+        Self { pieces, spare, writer }
+    }
+
+    /// Ends the file before, if any, and begins `file`.
+    pub fn file(&mut self, file: StagedFile) -> Result<(), WriterGone> {
+        self.give(Piece::File(file))
+    }
+
+    /// Appends to the file begun last.
+    pub fn append(&mut self, bytes: Vec<u8>) -> Result<(), WriterGone> {
+        self.give(Piece::Bytes(bytes))
+    }
+
+    /// A buffer for the next piece, with room and some old contents if there is one.
+    pub fn buffer(&mut self) -> Vec<u8> {
+        self.spare.try_recv().unwrap_or_default()
+    }
+
+    fn give(&mut self, piece: Piece) -> Result<(), WriterGone> {
+        self.pieces.send(piece).map_err(|_| WriterGone)
+    }
+
+    /// Waits until everything is durable; the bytes of all files.
+    ///
+    /// # Errors
+    /// The first of the disk's.
+    pub fn finish(self) -> Result<u64, CheckpointError> {
+        // a writer that is gone has its error to tell
+        let _ = self.pieces.send(Piece::End);
+        self.join()
+    }
+
+    /// Gives the file begun last up and waits for the thread.
+    ///
+    /// # Errors
+    /// The first of the disk's.
+    pub fn abandon(self) -> Result<u64, CheckpointError> {
+        self.join()
+    }
+
+    fn join(self) -> Result<u64, CheckpointError> {
+        drop(self.pieces);
+        self.writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+fn write(
+    pieces: &Receiver<Piece>,
+    give_back: &Sender<Vec<u8>>,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<u64, CheckpointError> {
+    std::thread::scope(|scope| {
+        let mut bytes_written = 0;
+        let mut file: Option<StagedFile> = None;
+        // one file becomes durable while the next is written
+        let mut syncing: Option<ScopedJoinHandle<'_, Result<u64, CheckpointError>>> = None;
+        let mut synced = |next| -> Result<u64, CheckpointError> {
+            match std::mem::replace(&mut syncing, next) {
+                Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                None => Ok(0),
+            }
+        };
+        for piece in pieces {
+            match piece {
+                Piece::File(next) => {
+                    if let Some(complete) = file.replace(next) {
+                        bytes_written += synced(Some(scope.spawn(move || complete.finish())))?;
+                    }
+                }
+                Piece::Bytes(bytes) => {
+                    for step in bytes.chunks(STEP_BYTES) {
+                        if let Some(file) = &mut file {
+                            file.append(step)?;
+                        }
+                        progress(step.len() as u64);
+                    }
+                    // nobody may be left to use it again
+                    let _ = give_back.send(bytes);
+                }
+                Piece::End => {
+                    bytes_written += synced(None)?;
+                    if let Some(complete) = file.take() {
+                        bytes_written += complete.finish()?;
+                    }
+                    break;
+                }
+            }
+        }
+        Ok(bytes_written)
+    })
+}
