@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::product::{Panels, Rows, multiply_part};
+use super::product::{Panels, Rows, at_least, multiply_part};
 use crate::kernels::CausalSoftmax;
 
 /// Most bytes of the scores of one slice.
@@ -111,8 +111,8 @@ impl Scratch {
                 self.query.put_row(height, at * shared + head, query);
             }
         }
-        self.scores.resize(rows * visible.len(), 0.0);
-        let mut scores: Vec<&mut [f32]> = self.scores.chunks_exact_mut(visible.len()).collect();
+        let scores = at_least(&mut self.scores, rows * visible.len());
+        let mut scores: Vec<&mut [f32]> = scores.chunks_exact_mut(visible.len()).collect();
         multiply_part(&self.query, keys, visible.clone(), 0..head_dim, &mut scores);
 
         let softmax = CausalSoftmax {

@@ -212,6 +212,7 @@ impl Rows {
     pub(crate) fn set(&mut self, x: &[f32], inputs: usize) {
         let height = self.resize(x.len() / inputs.max(1), inputs);
         let panels = self.values.par_chunks_exact_mut((height * inputs).max(1));
+        // there may be more panels than rows fill
         panels.zip(x.par_chunks((height * inputs).max(1))).for_each(|(panel, x)| {
             for (at, row) in x.chunks_exact(inputs).enumerate() {
                 put(panel, height, at, row);
@@ -223,7 +224,7 @@ impl Rows {
     pub(crate) fn resize(&mut self, rows: usize, inputs: usize) -> usize {
         let height = self.arch.dispatch(TileOf).rows;
         (self.rows, self.inputs) = (rows, inputs);
-        self.values.resize(rows.div_ceil(height) * height * inputs, 0.0);
+        at_least(&mut self.values, rows.div_ceil(height) * height * inputs);
         height
     }
 
@@ -232,6 +233,14 @@ impl Rows {
         let panel = height * self.inputs;
         put(&mut self.values[row / height * panel..][..panel], height, row % height, values);
     }
+}
+
+/// The first `length` values of a buffer that grows as needed and is never cleared.
+pub(super) fn at_least(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
+    if buffer.len() < length {
+        buffer.resize(length, 0.0);
+    }
+    &mut buffer[..length]
 }
 
 /// Writes one row into a panel.
