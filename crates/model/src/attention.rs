@@ -7,9 +7,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use crate::kernels::CausalSoftmax;
-
-/// Most bytes of one slice of scores on the processor, where they should stay in cache.
+/// Most bytes of one slice of scores on the processor.
 pub(crate) const SCORE_BYTES_CPU: usize = 8 << 20;
 /// On a GPU: fewer, larger launches.
 pub(crate) const SCORE_BYTES_GPU: usize = 256 << 20;
@@ -20,7 +18,12 @@ const MAX_SLICE_TOKENS: usize = 128;
 ///
 /// `query`: (tokens, heads, head_dim); `key` and `value`: (tokens, key_value_heads, head_dim). `window`
 /// limits how many keys a query sees, itself included. Returns (tokens, heads × head_dim).
-pub(crate) fn attend(
+pub(crate) fn attend(query: &Tensor, key: &Tensor, value: &Tensor, window: Option<usize>) -> Result<Tensor> {
+    let score_bytes = if query.device().is_cpu() { SCORE_BYTES_CPU } else { SCORE_BYTES_GPU };
+    attend_in_slices(query, key, value, window, score_bytes)
+}
+
+fn attend_in_slices(
     query: &Tensor,
     key: &Tensor,
     value: &Tensor,
@@ -49,9 +52,7 @@ pub(crate) fn attend(
             .contiguous()?
             .reshape((groups, shared * queries, head_dim))?;
         let scores = query.matmul(&key.narrow(1, first_key, keys)?.t()?)?;
-        let softmax =
-            CausalSoftmax { scale: (head_dim as f32).sqrt().recip(), first_query, queries, first_key, window };
-        let weights = weigh(scores, softmax)?;
+        let weights = weigh(&scores, (head_dim as f64).sqrt().recip(), first_query, first_key, window)?;
         let mixed = weights.matmul(&value.narrow(1, first_key, keys)?)?;
         slices.push(
             mixed
@@ -67,26 +68,21 @@ pub(crate) fn attend(
     }
 }
 
-/// Softmax over the visible keys: our kernel for f32 on the processor, tensor operations in f32 elsewhere.
-fn weigh(scores: Tensor, softmax: CausalSoftmax) -> Result<Tensor> {
-    if scores.device().is_cpu() && scores.dtype() == DType::F32 {
-        scores.inplace_op1(&softmax)?;
-        return Ok(scores);
-    }
-    weigh_anywhere(&scores, &softmax)
-}
-
-fn weigh_anywhere(scores: &Tensor, softmax: &CausalSoftmax) -> Result<Tensor> {
+/// Softmax over the visible keys, in f32.
+///
+/// `scores`: (groups, shared × queries, keys), the queries from position `first_query` on and the keys from `first_key` on.
+fn weigh(scores: &Tensor, scale: f64, first_query: usize, first_key: usize, window: Option<usize>) -> Result<Tensor> {
     let (groups, rows, keys) = scores.dims3()?;
-    let (queries, device) = (softmax.queries, scores.device());
+    let queries = first_key + keys - first_query;
+    let device = scores.device();
     let positions = |first: usize, count: usize| Tensor::arange(first as i64, (first + count) as i64, device);
-    let at = positions(softmax.first_query, queries)?.reshape((queries, 1))?;
-    let keys_at = positions(softmax.first_key, keys)?.reshape((1, keys))?;
+    let at = positions(first_query, queries)?.reshape((queries, 1))?;
+    let keys_at = positions(first_key, keys)?.reshape((1, keys))?;
     let shape = (groups, rows / queries, queries, keys);
-    let scaled = (scores.to_dtype(DType::F32)? * f64::from(softmax.scale))?.reshape(shape)?;
+    let scaled = (scores.to_dtype(DType::F32)? * scale)?.reshape(shape)?;
     let hidden = Tensor::new(f32::NEG_INFINITY, device)?.broadcast_as(scaled.shape())?;
     let mut masked = keys_at.broadcast_gt(&at)?.broadcast_as(scaled.shape())?.where_cond(&hidden, &scaled)?;
-    if let Some(window) = softmax.window {
+    if let Some(window) = window {
         // a key is too old when key + window ≤ query
         let too_old = (keys_at + window as f64)?.broadcast_le(&at)?;
         masked = too_old.broadcast_as(scaled.shape())?.where_cond(&hidden, &masked)?;
@@ -140,26 +136,13 @@ mod tests {
             let expected = plain(&query, &key, &value, window);
             let row = heads * tokens * 4;
             for score_bytes in [1, 5 * row, 16 * row, usize::MAX] {
-                let got = attend(&query, &key, &value, window, score_bytes).unwrap();
+                let got = attend_in_slices(&query, &key, &value, window, score_bytes).unwrap();
                 assert_eq!(got.dims(), [tokens, heads * head_dim]);
                 let got = got.flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 for (got, expected) in got.iter().zip(&expected) {
                     assert!((f64::from(*got) - expected).abs() < 1e-5, "{window:?}, {score_bytes}");
                 }
             }
-        }
-    }
-
-    /// The operations that a GPU uses give the same weights as the kernel.
-    #[test]
-    fn both_softmaxes_agree() {
-        for window in [None, Some(3)] {
-            let softmax = || CausalSoftmax { scale: 0.3, first_query: 9, queries: 4, first_key: 2, window };
-            let scores = values((2, 12, 11), 3);
-            let anywhere = weigh_anywhere(&scores, &softmax()).unwrap();
-            let kernel = weigh(scores, softmax()).unwrap();
-            let difference = (anywhere - kernel).unwrap().abs().unwrap().max_all().unwrap();
-            assert!(difference.to_scalar::<f32>().unwrap() < 1e-6);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One decoder block: loaded from the checkpoint, run with or without taps, pruned in place.
+//! One decoder block: loaded from the checkpoint, measured, pruned in place, run.
 //!
 //! The forward pass is that of Hugging Face `modeling_llama.py` (and `mistral`, `qwen2`, `qwen3`):
 //! ```text
@@ -7,17 +7,19 @@
 //! y = norm(hidden)          tap MlpInput          g = silu(y Wgateᵀ) · (y Wupᵀ)
 //!                           tap MlpOutput         hidden  = hidden + g Wdownᵀ
 //! ```
-//! where q and k are normalised per head first (qwen3) and rotated by their position.
+//! where q and k are normalised per head first (qwen3) and rotated by their position. Measuring ends at the last
+//! tap. On the processor in f32 it runs on plain slices, elsewhere in candle's operations.
 
-use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor};
-use fedprune_checkpoint::{AttentionBias, Checkpoint};
-use fedprune_mask::{DType as Stored, MatrixMask, Tap};
-use rayon::prelude::*;
+use candle_core::{Device, Tensor};
+use fedprune_checkpoint::{AttentionBias, Checkpoint, TensorView};
+use fedprune_mask::{DType as Stored, MatrixMask};
+use half::{bf16, f16};
 
-use crate::attention::{SCORE_BYTES_CPU, SCORE_BYTES_GPU, attend};
+use crate::cpu::{self, Layer, Panels, Workspace};
 use crate::error::Doing;
-use crate::kernels::{GatedSilu, normalise};
-use crate::upload::upload;
+use crate::hidden::{Hidden, States};
+use crate::tensors::{Linear, TensorBlock, values};
+use crate::upload::{upload, widen};
 use crate::{BlockSums, Decoder, ModelError};
 
 /// Names of the prunable matrices within a block, in layout order.
@@ -30,40 +32,101 @@ const MATRICES: [&str; 7] = [
     "mlp.up_proj",
     "mlp.down_proj",
 ];
-const Q: usize = 0;
-const K: usize = 1;
-const V: usize = 2;
-const O: usize = 3;
-const GATE: usize = 4;
-const UP: usize = 5;
-const DOWN: usize = 6;
+pub(crate) const Q: usize = 0;
+pub(crate) const K: usize = 1;
+pub(crate) const V: usize = 2;
+pub(crate) const O: usize = 3;
+pub(crate) const GATE: usize = 4;
+pub(crate) const UP: usize = 5;
+pub(crate) const DOWN: usize = 6;
 
-/// y = x Wᵀ + b.
-struct Linear {
-    /// (out_features, in_features), as stored: the product reads it transposed without a copy.
-    weight: Tensor,
-    bias: Option<Tensor>,
-    stored: Stored,
-}
-
-impl Linear {
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let y = x.matmul(&self.weight.t()?)?;
-        match &self.bias {
-            None => Ok(y),
-            Some(bias) => y.broadcast_add(bias),
-        }
-    }
-}
-
-/// The weights of one block on the device.
+/// The weights of one block.
 pub struct Block {
     index: usize,
+    /// As the checkpoint stores each matrix, in the order of [`MATRICES`].
+    stored: [Stored; 7],
+    weights: Weights,
+}
+
+/// Where and how they lie.
+enum Weights {
+    /// On the processor in f32.
+    Slices(SliceBlock),
+    /// Anywhere else.
+    Tensors(TensorBlock),
+}
+
+struct SliceBlock {
     /// In the order of [`MATRICES`].
-    linears: [Linear; 7],
-    input_norm: Tensor,
-    post_attention_norm: Tensor,
-    query_key_norms: Option<(Tensor, Tensor)>,
+    layers: [Layer; 7],
+    input_norm: Vec<f32>,
+    post_attention_norm: Vec<f32>,
+    query_key_norms: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+/// Finds the tensors of one block.
+struct Source<'a> {
+    decoder: &'a Decoder,
+    checkpoint: &'a Checkpoint,
+    index: usize,
+}
+
+impl<'a> Source<'a> {
+    fn view(&self, name: &str) -> Result<TensorView<'a>, ModelError> {
+        Ok(self.checkpoint.tensor(&format!("model.layers.{}.{name}", self.index))?)
+    }
+
+    fn matrix(&self, position: usize) -> Result<TensorView<'a>, ModelError> {
+        self.view(&format!("{}.weight", MATRICES[position]))
+    }
+
+    fn bias(&self, position: usize) -> Result<Option<TensorView<'a>>, ModelError> {
+        let config = self.decoder.config();
+        let biased = match position {
+            Q | K | V => config.attention_bias != AttentionBias::None,
+            O => config.attention_bias == AttentionBias::Qkvo,
+            _ => config.mlp_bias,
+        };
+        if biased { self.view(&format!("{}.bias", MATRICES[position])).map(Some) } else { Ok(None) }
+    }
+
+    /// The vectors: input norm, second norm, query and key norms where there are any.
+    fn vectors<T>(
+        &self,
+        read: impl Fn(&TensorView<'_>) -> Result<T, ModelError>,
+    ) -> Result<(T, T, Option<(T, T)>), ModelError> {
+        let vector = |name: &str| read(&self.view(name)?);
+        let of_heads = if self.decoder.config().query_key_norm {
+            Some((vector("self_attn.q_norm.weight")?, vector("self_attn.k_norm.weight")?))
+        } else {
+            None
+        };
+        Ok((vector("input_layernorm.weight")?, vector("post_attention_layernorm.weight")?, of_heads))
+    }
+
+    fn slices(&self) -> Result<SliceBlock, ModelError> {
+        let layer = |position: usize| -> Result<Layer, ModelError> {
+            let view = self.matrix(position)?;
+            let (outputs, inputs) = (view.shape[0], view.shape[1]);
+            let bias = self.bias(position)?.map(|bias| widen(bias.dtype, bias.bytes));
+            Ok(Layer { weight: Panels::from_stored(view.dtype, view.bytes, outputs, inputs), bias })
+        };
+        let (input_norm, post_attention_norm, query_key_norms) =
+            self.vectors(|view| Ok(widen(view.dtype, view.bytes)))?;
+        let layers = [layer(Q)?, layer(K)?, layer(V)?, layer(O)?, layer(GATE)?, layer(UP)?, layer(DOWN)?];
+        Ok(SliceBlock { layers, input_norm, post_attention_norm, query_key_norms })
+    }
+
+    fn tensors(&self) -> Result<TensorBlock, ModelError> {
+        let upload = |view: &TensorView<'_>| upload(view, self.decoder.dtype(), self.decoder.device());
+        let linear = |position: usize| -> Result<Linear, ModelError> {
+            let bias = self.bias(position)?.map(|bias| upload(&bias)).transpose()?;
+            Ok(Linear { weight: upload(&self.matrix(position)?)?, bias })
+        };
+        let (input_norm, post_attention_norm, query_key_norms) = self.vectors(upload)?;
+        let linears = [linear(Q)?, linear(K)?, linear(V)?, linear(O)?, linear(GATE)?, linear(UP)?, linear(DOWN)?];
+        Ok(TensorBlock { index: self.index, linears, input_norm, post_attention_norm, query_key_norms })
+    }
 }
 
 impl Block {
@@ -72,32 +135,14 @@ impl Block {
         if index >= config.blocks {
             return Err(ModelError::NoSuchBlock { block: index, blocks: config.blocks });
         }
-        let tensor = |name: &str| -> Result<(Tensor, Stored), ModelError> {
-            let view = checkpoint.tensor(&format!("model.layers.{index}.{name}"))?;
-            Ok((upload(&view, decoder.dtype(), decoder.device())?, view.dtype))
-        };
-        let linear = |position: usize| -> Result<Linear, ModelError> {
-            let name = MATRICES[position];
-            let (weight, stored) = tensor(&format!("{name}.weight"))?;
-            let biased = match position {
-                Q | K | V => config.attention_bias != AttentionBias::None,
-                O => config.attention_bias == AttentionBias::Qkvo,
-                _ => config.mlp_bias,
-            };
-            let bias = if biased { Some(tensor(&format!("{name}.bias"))?.0) } else { None };
-            Ok(Linear { weight, bias, stored })
-        };
-        Ok(Self {
-            index,
-            linears: [linear(Q)?, linear(K)?, linear(V)?, linear(O)?, linear(GATE)?, linear(UP)?, linear(DOWN)?],
-            input_norm: tensor("input_layernorm.weight")?.0,
-            post_attention_norm: tensor("post_attention_layernorm.weight")?.0,
-            query_key_norms: if config.query_key_norm {
-                Some((tensor("self_attn.q_norm.weight")?.0, tensor("self_attn.k_norm.weight")?.0))
-            } else {
-                None
-            },
-        })
+        let source = Source { decoder, checkpoint, index };
+        let weights =
+            if decoder.on_slices() { Weights::Slices(source.slices()?) } else { Weights::Tensors(source.tensors()?) };
+        let mut stored = [Stored::F32; 7];
+        for (position, stored) in stored.iter_mut().enumerate() {
+            *stored = source.matrix(position)?.dtype;
+        }
+        Ok(Self { index, stored, weights })
     }
 
     /// Which block of the model this is.
@@ -105,72 +150,50 @@ impl Block {
         self.index
     }
 
-    /// Runs one sequence through the block, adding the squares of its taps to `taps` when given.
-    ///
-    /// `hidden`: (tokens, hidden_size), positions 0 to tokens − 1. Returns the same shape.
+    /// Runs windows through the block: `hidden` becomes what comes out of it.
     ///
     /// # Errors
     /// [`ModelError::SequenceOverDecoder`] when `decoder` was made for shorter sequences; [`ModelError::Compute`].
-    pub fn forward(
+    pub fn run(&self, decoder: &Decoder, hidden: &mut Hidden, workspace: &mut Workspace) -> Result<(), ModelError> {
+        hidden.check_lengths(decoder)?;
+        match (&self.weights, &mut hidden.states) {
+            (Weights::Slices(block), States::Slice(states)) => {
+                cpu::run(&block.frame(decoder), &block.layers, &hidden.lengths, states, workspace);
+            }
+            (Weights::Tensors(block), States::Tensors(states)) => {
+                for states in states {
+                    *states = block.run(decoder, states)?;
+                }
+            }
+            _ => return Err(ModelError::OtherDecoder),
+        }
+        Ok(())
+    }
+
+    /// Adds the squares of what the block's linear layers read to `sums`; `hidden` stays as it is.
+    ///
+    /// # Errors
+    /// As [`Block::run`].
+    pub fn measure(
         &self,
         decoder: &Decoder,
-        hidden: &Tensor,
-        mut taps: Option<&mut BlockSums>,
-    ) -> Result<Tensor, ModelError> {
-        let doing = |what: &'static str| move || format!("running the {what} of block {}", self.index);
-        let tokens = hidden.dim(0).doing(doing("input"))?;
-        decoder.check_length(tokens)?;
-        let eps = decoder.config().rms_norm_eps as f32;
-        let mut tap = |tap: Tap, activations: &Tensor| match taps.as_deref_mut() {
-            Some(sums) => sums.add(tap, activations),
-            None => Ok(()),
-        };
-
-        let x = normalise(hidden, &self.input_norm, eps).doing(doing("input norm"))?;
-        tap(Tap::AttentionInput, &x)?;
-        let mixed = self.attention(decoder, &x, tokens, eps).doing(doing("attention"))?;
-        drop(x);
-        tap(Tap::AttentionOutput, &mixed)?;
-        let hidden = self.linears[O]
-            .forward(&mixed)
-            .and_then(|attention| hidden + attention)
-            .doing(doing("attention output"))?;
-
-        let y = normalise(&hidden, &self.post_attention_norm, eps).doing(doing("second norm"))?;
-        tap(Tap::MlpInput, &y)?;
-        let gated = self.gate(&y).doing(doing("gate"))?;
-        drop(y);
-        tap(Tap::MlpOutput, &gated)?;
-        self.linears[DOWN].forward(&gated).and_then(|mlp| hidden + mlp).doing(doing("feed-forward output"))
-    }
-
-    /// (tokens, hidden_size) to (tokens, heads × head_dim).
-    fn attention(&self, decoder: &Decoder, x: &Tensor, tokens: usize, eps: f32) -> candle_core::Result<Tensor> {
-        let config = decoder.config();
-        let heads = |position: usize, heads: usize| {
-            self.linears[position].forward(x)?.reshape((tokens, heads, config.head_dim))
-        };
-        let mut query = heads(Q, config.attention_heads)?;
-        let mut key = heads(K, config.key_value_heads)?;
-        let value = heads(V, config.key_value_heads)?;
-        if let Some((query_norm, key_norm)) = &self.query_key_norms {
-            query = normalise(&query, query_norm, eps)?;
-            key = normalise(&key, key_norm, eps)?;
+        hidden: &Hidden,
+        sums: &mut BlockSums,
+        workspace: &mut Workspace,
+    ) -> Result<(), ModelError> {
+        hidden.check_lengths(decoder)?;
+        match (&self.weights, &hidden.states) {
+            (Weights::Slices(block), States::Slice(states)) => {
+                cpu::measure(&block.frame(decoder), &block.layers, &hidden.lengths, states, workspace, sums);
+            }
+            (Weights::Tensors(block), States::Tensors(states)) => {
+                for states in states {
+                    block.measure(decoder, states, sums)?;
+                }
+            }
+            _ => return Err(ModelError::OtherDecoder),
         }
-        let (query, key) = (decoder.rope().rotate(&query)?, decoder.rope().rotate(&key)?);
-        let score_bytes = if x.device().is_cpu() { SCORE_BYTES_CPU } else { SCORE_BYTES_GPU };
-        attend(&query, &key, &value, config.sliding_window, score_bytes)
-    }
-
-    /// (tokens, hidden_size) to (tokens, intermediate_size).
-    fn gate(&self, y: &Tensor) -> candle_core::Result<Tensor> {
-        let gate = self.linears[GATE].forward(y)?;
-        let up = self.linears[UP].forward(y)?;
-        if gate.device().is_cpu() && gate.dtype() == DType::F32 {
-            gate.apply_op2_no_bwd(&up, &GatedSilu)
-        } else {
-            gate.silu()? * up
-        }
+        Ok(())
     }
 
     /// Zeroes the weights of one matrix whose mask bit is 1.
@@ -180,25 +203,19 @@ impl Block {
     /// # Errors
     /// [`ModelError::DoesNotFit`] when the shapes differ.
     pub fn prune(&mut self, position: usize, mask: &MatrixMask) -> Result<(), ModelError> {
-        let (rows, columns) = self.shape(position)?;
-        if (mask.rows(), mask.columns()) != (rows, columns) {
+        if (mask.rows(), mask.columns()) != self.shape(position)? {
             let given = format!("shape ({}, {})", mask.rows(), mask.columns());
             return Err(self.does_not_fit(position, "a mask", given));
         }
-        let doing = || format!("pruning `{}` of block {}", MATRICES[position], self.index);
-        let weight = &self.linears[position].weight;
-        if weight.device().is_cpu() && weight.dtype() == DType::F32 {
-            return weight.inplace_op1(&ZeroPruned { words: mask.words() }).doing(doing);
+        match &mut self.weights {
+            Weights::Slices(block) => {
+                block.layers[position].weight.zero(mask.words());
+                Ok(())
+            }
+            Weights::Tensors(block) => block.linears[position]
+                .prune(mask)
+                .doing(|| format!("pruning `{}` of block {}", MATRICES[position], self.index)),
         }
-        let kept = (|| {
-            let mut pruned = vec![0u8; rows * columns];
-            mask.for_each_pruned(|index| pruned[index] = 1);
-            let pruned = Tensor::from_vec(pruned, (rows, columns), weight.device())?;
-            pruned.where_cond(&weight.zeros_like()?, weight)
-        })()
-        .doing(doing)?;
-        self.linears[position].weight = kept;
-        Ok(())
     }
 
     /// Multiplies the weights of one matrix by `factors`, row-major, rounding each product to the
@@ -211,40 +228,63 @@ impl Block {
         if rows.checked_mul(columns) != Some(factors.len()) {
             return Err(self.does_not_fit(position, "factors", factors.len().to_string()));
         }
-        let Linear { weight, stored, .. } = &self.linears[position];
-        let stored = match stored {
-            Stored::F32 => DType::F32,
-            Stored::BF16 => DType::BF16,
-            Stored::F16 => DType::F16,
+        let doing = || format!("scaling `{}` of block {}", MATRICES[position], self.index);
+        let mut scaled = self.values(position).doing(doing)?;
+        let round = match self.stored[position] {
+            Stored::F32 => |value: f32| value,
+            Stored::BF16 => |value: f32| bf16::from_f32(value).to_f32(),
+            Stored::F16 => |value: f32| f16::from_f32(value).to_f32(),
         };
-        let scaled = (|| {
-            let factors = Tensor::from_slice(factors, (rows, columns), weight.device())?;
-            (weight.to_dtype(DType::F32)? * factors)?.to_dtype(stored)?.to_dtype(weight.dtype())
-        })()
-        .doing(|| format!("scaling `{}` of block {}", MATRICES[position], self.index))?;
-        self.linears[position].weight = scaled;
+        scaled.iter_mut().zip(factors).for_each(|(value, factor)| *value = round(*value * factor));
+        match &mut self.weights {
+            Weights::Slices(block) => {
+                block.layers[position].weight = Panels::from_rows(&scaled, rows, columns, columns);
+            }
+            Weights::Tensors(block) => {
+                let weight = &mut block.linears[position].weight;
+                let tensor = Tensor::from_vec(scaled, (rows, columns), weight.device());
+                *weight = tensor.and_then(|tensor| tensor.to_dtype(weight.dtype())).doing(doing)?;
+            }
+        }
         Ok(())
     }
 
-    /// The weights of one matrix in the compute dtype: (out_features, in_features).
+    /// The weights of one matrix, in the compute dtype: a copy of shape (out_features, in_features).
     ///
     /// # Errors
     /// [`ModelError::DoesNotFit`] when there is no such matrix.
-    pub fn weight(&self, position: usize) -> Result<&Tensor, ModelError> {
-        self.shape(position)?;
-        Ok(&self.linears[position].weight)
+    pub fn weight(&self, position: usize) -> Result<Tensor, ModelError> {
+        let shape = self.shape(position)?;
+        match &self.weights {
+            Weights::Slices(_) => {
+                self.values(position).and_then(|values| Tensor::from_vec(values, shape, &Device::Cpu))
+            }
+            Weights::Tensors(block) => block.linears[position].weight.copy(),
+        }
+        .doing(|| format!("reading `{}` of block {}", MATRICES[position], self.index))
+    }
+
+    /// The weights of one matrix in f32, row-major.
+    fn values(&self, position: usize) -> candle_core::Result<Vec<f32>> {
+        match &self.weights {
+            Weights::Slices(block) => Ok(block.layers[position].weight.to_rows()),
+            Weights::Tensors(block) => values(&block.linears[position].weight),
+        }
     }
 
     fn shape(&self, position: usize) -> Result<(usize, usize), ModelError> {
-        match self.linears.get(position) {
-            Some(linear) => linear.weight.dims2().doing(|| "reading a shape".to_owned()),
-            None => Err(ModelError::DoesNotFit {
+        if position >= MATRICES.len() {
+            return Err(ModelError::DoesNotFit {
                 what: "a position",
                 given: position.to_string(),
                 name: format!("model.layers.{}", self.index),
                 rows: 0,
                 columns: 0,
-            }),
+            });
+        }
+        match &self.weights {
+            Weights::Slices(block) => Ok(block.layers[position].weight.shape()),
+            Weights::Tensors(block) => block.linears[position].weight.dims2().doing(|| "reading a shape".to_owned()),
         }
     }
 
@@ -255,32 +295,110 @@ impl Block {
     }
 }
 
-/// Zeroes in place where the mask bit is 1; no second copy of the matrix.
-struct ZeroPruned<'a> {
-    words: &'a [u64],
+impl SliceBlock {
+    fn frame<'a>(&'a self, decoder: &'a Decoder) -> cpu::Frame<'a> {
+        let config = decoder.config();
+        let (cos, sin) = decoder.rope().slices();
+        cpu::Frame {
+            input_norm: &self.input_norm,
+            post_attention_norm: &self.post_attention_norm,
+            query_key_norms: self.query_key_norms.as_ref().map(|(query, key)| (query.as_slice(), key.as_slice())),
+            eps: config.rms_norm_eps as f32,
+            cos,
+            sin,
+            heads: config.attention_heads,
+            groups: config.key_value_heads,
+            head_dim: config.head_dim,
+            window: config.sliding_window,
+        }
+    }
 }
 
-impl InplaceOp1 for ZeroPruned<'_> {
-    fn name(&self) -> &'static str {
-        "zero-pruned"
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use candle_core::DType;
+    use fedprune_mask::Tap;
+
+    use super::*;
+
+    const ARCHITECTURES: [&str; 5] = ["llama", "llama3-rope-tied", "mistral", "qwen2", "qwen3"];
+
+    fn open(architecture: &str) -> (Checkpoint, Decoder) {
+        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")).join(architecture);
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let decoder = Decoder::new(&checkpoint, &Device::Cpu, DType::F32, 200).unwrap();
+        (checkpoint, decoder)
     }
 
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        const TASK_WORDS: usize = 256;
-        let (Some((start, end)), CpuStorage::F32(weights)) = (layout.contiguous_offsets(), storage) else {
-            candle_core::bail!("pruning in place needs contiguous f32 weights")
-        };
-        weights[start..end].par_chunks_mut(TASK_WORDS * 64).zip(self.words.par_chunks(TASK_WORDS)).for_each(
-            |(weights, words)| {
-                for (weights, word) in weights.chunks_mut(64).zip(words) {
-                    for (bit, weight) in weights.iter_mut().enumerate() {
-                        if word >> bit & 1 == 1 {
-                            *weight = 0.0;
-                        }
+    fn windows(lengths: &[u32]) -> Vec<Vec<u32>> {
+        lengths.iter().map(|length| (0..*length).map(|at| (at * at * 7 + at + length) % 256).collect()).collect()
+    }
+
+    /// The two ways of running a block agree, in what comes out and in what is measured, dense and pruned.
+    #[test]
+    fn slices_and_tensors_agree() {
+        for architecture in ARCHITECTURES {
+            let (checkpoint, decoder) = open(architecture);
+            let windows = windows(&[48, 1, 200, 117]);
+            let mut block = decoder.load_block(&checkpoint, 1).unwrap();
+            let mut tensors = Source { decoder: &decoder, checkpoint: &checkpoint, index: 1 }.tensors().unwrap();
+            for pruned in [false, true] {
+                if pruned {
+                    for position in 0..7 {
+                        let (rows, columns) = block.shape(position).unwrap();
+                        let mut mask = MatrixMask::kept(rows, columns);
+                        (0..rows * columns).step_by(3).for_each(|at| mask.prune(at / columns, at % columns));
+                        block.prune(position, &mask).unwrap();
+                        tensors.linears[position].prune(&mask).unwrap();
                     }
                 }
-            },
-        );
-        Ok(())
+                let mut hidden = decoder.embed(&checkpoint, &windows).unwrap();
+                let mut sums = BlockSums::new(decoder.config());
+                let mut expected_sums = BlockSums::new(decoder.config());
+                let mut workspace = Workspace::default();
+                block.measure(&decoder, &hidden, &mut sums, &mut workspace).unwrap();
+                let before = hidden.clone().into_tensors().unwrap();
+                block.run(&decoder, &mut hidden, &mut workspace).unwrap();
+                for (before, after) in before.iter().zip(hidden.into_tensors().unwrap()) {
+                    tensors.measure(&decoder, before, &mut expected_sums).unwrap();
+                    let expected = values(&tensors.run(&decoder, before).unwrap()).unwrap();
+                    let size = expected.iter().fold(0f32, |size, value| size.max(value.abs()));
+                    for (got, expected) in values(&after).unwrap().iter().zip(&expected) {
+                        assert!((got - expected).abs() < 1e-5 * size, "{architecture}: {got} {expected}");
+                    }
+                }
+                assert_eq!(sums.tokens(), expected_sums.tokens());
+                for tap in Tap::ALL {
+                    for (got, expected) in sums.sums(tap).iter().zip(expected_sums.sums(tap)) {
+                        assert!((got - expected).abs() < 1e-5 * expected.abs(), "{architecture}, {tap:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_the_number_of_threads() {
+        let (checkpoint, decoder) = open("qwen3");
+        let windows = windows(&[200, 200, 93]);
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut hidden = decoder.embed(&checkpoint, &windows).unwrap();
+                let mut sums = BlockSums::new(decoder.config());
+                let mut workspace = Workspace::default();
+                let block = decoder.load_block(&checkpoint, 0).unwrap();
+                block.measure(&decoder, &hidden, &mut sums, &mut workspace).unwrap();
+                block.run(&decoder, &mut hidden, &mut workspace).unwrap();
+                let States::Slice(states) = hidden.states else { panic!("f32 on the processor is slices") };
+                (states, sums)
+            })
+        };
+        let one = run(1);
+        for threads in [2, 3, 7] {
+            assert!(run(threads) == one, "{threads} threads");
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! What all blocks share: the configuration, the device, the rotary tables, the embeddings.
 
-use candle_core::{DType, Device, Tensor};
-use fedprune_checkpoint::{Checkpoint, ModelConfig};
+use candle_core::{DType, Device};
+use fedprune_checkpoint::{Checkpoint, ModelConfig, TensorView};
 
 use crate::error::Doing;
+use crate::hidden::{Hidden, States, batches};
 use crate::rope::RopeTables;
-use crate::upload::upload_bytes;
+use crate::upload::{upload_bytes, widen};
 use crate::{Block, Head, ModelError};
 
 /// Longest sequence accepted, in tokens, whatever a configuration claims: bounds the rotary tables.
@@ -83,15 +84,47 @@ impl Decoder {
         if tokens > limit { Err(ModelError::SequenceOverDecoder { tokens, limit }) } else { Ok(()) }
     }
 
-    /// The embeddings of `tokens`: (tokens, hidden_size). Reads only the rows that are used.
+    /// Whether blocks run on plain slices: on the processor in f32.
+    pub(crate) fn on_slices(&self) -> bool {
+        self.device.is_cpu() && self.dtype == DType::F32
+    }
+
+    /// The embeddings of `windows` as one batch. Reads only the rows that are used.
     ///
     /// # Errors
-    /// [`ModelError::TokenOutOfRange`] for ids outside the vocabulary.
-    pub fn embed(&self, checkpoint: &Checkpoint, tokens: &[u32]) -> Result<Tensor, ModelError> {
-        self.check_length(tokens.len())?;
+    /// [`ModelError::TokenOutOfRange`] for ids outside the vocabulary, [`ModelError::SequenceOverDecoder`].
+    pub fn embed(&self, checkpoint: &Checkpoint, windows: &[Vec<u32>]) -> Result<Hidden, ModelError> {
         let view = checkpoint.tensor("model.embed_tokens.weight")?;
-        let hidden_size = self.config.hidden_size;
-        let row_bytes = hidden_size * view.dtype.bytes();
+        let lengths = windows.iter().map(Vec::len).collect();
+        let states = if self.on_slices() {
+            let mut states = Vec::new();
+            for tokens in windows {
+                states.extend(widen(view.dtype, &self.rows_of(&view, tokens)?));
+            }
+            States::Slice(states)
+        } else {
+            let tensor = |tokens: &Vec<u32>| {
+                let (rows, shape) = (self.rows_of(&view, tokens)?, (tokens.len(), self.config.hidden_size));
+                upload_bytes(view.dtype, &rows, shape, self.dtype, &self.device)
+                    .doing(|| format!("embedding {} tokens", tokens.len()))
+            };
+            States::Tensors(windows.iter().map(tensor).collect::<Result<_, _>>()?)
+        };
+        Ok(Hidden { lengths, states })
+    }
+
+    /// The embeddings of `windows`, in batches of as many as are best run through a block together.
+    ///
+    /// # Errors
+    /// As [`Decoder::embed`].
+    pub fn embed_in_batches(&self, checkpoint: &Checkpoint, windows: &[Vec<u32>]) -> Result<Vec<Hidden>, ModelError> {
+        batches(self, windows).into_iter().map(|windows| self.embed(checkpoint, windows)).collect()
+    }
+
+    /// The stored rows of the embeddings of `tokens`.
+    fn rows_of(&self, view: &TensorView<'_>, tokens: &[u32]) -> Result<Vec<u8>, ModelError> {
+        self.check_length(tokens.len())?;
+        let row_bytes = self.config.hidden_size * view.dtype.bytes();
         let mut rows = Vec::with_capacity(tokens.len() * row_bytes);
         for (position, token) in tokens.iter().enumerate() {
             let vocabulary = self.config.vocab_size;
@@ -102,8 +135,7 @@ impl Decoder {
                 _ => return Err(ModelError::TokenOutOfRange { token: *token, position, vocabulary }),
             }
         }
-        upload_bytes(view.dtype, &rows, (tokens.len(), hidden_size), self.dtype, &self.device)
-            .doing(|| format!("embedding {} tokens", tokens.len()))
+        Ok(rows)
     }
 
     /// Loads one block onto the device in the compute dtype.

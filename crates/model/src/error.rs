@@ -69,6 +69,10 @@ pub enum ModelError {
         limit: usize,
     },
 
+    /// Hidden states of a decoder on another device or in another dtype: the caller's mistake.
+    #[error("block and hidden states belong to decoders of different devices or dtypes")]
+    OtherDecoder,
+
     /// A configuration whose numbers make no model.
     #[error("`config.json`: {0}")]
     Config(String),

@@ -9,6 +9,7 @@ use fedprune_checkpoint::{Checkpoint, TensorView};
 use rayon::prelude::*;
 
 use crate::error::Doing;
+use crate::hidden::Hidden;
 use crate::kernels::{LogSumExp, normalise};
 use crate::upload::{upload, upload_bytes};
 use crate::{Decoder, ModelError};
@@ -61,12 +62,14 @@ impl<'a> Head<'a> {
         Ok(())
     }
 
-    /// Logits of every token: f32, (tokens, vocab_size). For short sequences: nothing is sliced.
+    /// Logits of every token of all windows: f32, (tokens, vocab_size). For short sequences: nothing is sliced.
     ///
     /// # Errors
     /// [`ModelError::Compute`].
-    pub fn logits(&self, decoder: &Decoder, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        let hidden = self.normalise(decoder, hidden)?;
+    pub fn logits(&self, decoder: &Decoder, hidden: Hidden) -> Result<Tensor, ModelError> {
+        let windows = hidden.into_tensors()?;
+        let hidden = Tensor::cat(&windows, 0).doing(|| "joining windows".to_owned())?;
+        let hidden = self.normalise(decoder, &hidden)?;
         let mut slices = Vec::new();
         self.for_each_slice(decoder, |_, slice| {
             slices.push(project(&hidden, slice)?);
@@ -77,22 +80,26 @@ impl<'a> Head<'a> {
 
     /// For each sequence, the mean over its tokens but the last of −ln p(next token), in nats.
     ///
-    /// `hidden`: (tokens, hidden_size) each, consumed; `tokens`: the ids, at least two each.
+    /// `hidden`: the states of all sequences, in order; `tokens`: their ids, at least two each.
     ///
     /// # Errors
     /// [`ModelError::Compute`].
     pub(crate) fn mean_losses(
         &self,
         decoder: &Decoder,
-        hidden: Vec<Tensor>,
+        hidden: Vec<Hidden>,
         tokens: &[&[u32]],
     ) -> Result<Vec<f64>, ModelError> {
-        let hidden =
-            hidden.into_iter().map(|hidden| self.normalise(decoder, &hidden)).collect::<Result<Vec<_>, _>>()?;
+        let mut normalised = Vec::with_capacity(tokens.len());
+        for hidden in hidden {
+            for window in hidden.into_tensors()? {
+                normalised.push(self.normalise(decoder, &window)?);
+            }
+        }
         let mut scores: Vec<Vec<Score>> =
             tokens.iter().map(|tokens| vec![Score::default(); tokens.len() - 1]).collect();
         self.for_each_slice(decoder, |first, slice| {
-            for ((hidden, tokens), scores) in hidden.iter().zip(tokens).zip(&mut scores) {
+            for ((hidden, tokens), scores) in normalised.iter().zip(tokens).zip(&mut scores) {
                 let width = slice.dims()[0];
                 let rows = (LOGITS_BYTES / (4 * width)).max(1);
                 for (part, scores) in scores.chunks_mut(rows).enumerate() {

@@ -10,7 +10,8 @@
 //! |---|---|
 //! | [`device`] | `cpu` or `cuda:N`, and in which floating-point format to compute |
 //! | [`decoder`] | what all blocks share: configuration, rotary tables, embeddings |
-//! | [`block`] | one decoder block: load, run, prune, scale |
+//! | [`block`] | one decoder block: load, measure, prune, scale, run |
+//! | [`hidden`] | what travels from block to block, in batches of windows |
 //! | [`taps`] | sums of squares per input channel |
 //! | [`head`] | the final norm and the vocabulary projection, streamed in slices |
 //! | [`perplexity`](mod@perplexity) | how well the model predicts given windows |
@@ -25,21 +26,26 @@ pub mod decoder;
 pub mod device;
 pub mod error;
 pub mod head;
+pub mod hidden;
 pub mod perplexity;
 pub mod taps;
 pub mod text;
 
 mod attention;
+mod cpu;
 mod kernels;
 mod rope;
+mod tensors;
 mod upload;
 
 pub use block::Block;
 pub use calibration::{Bos, Document, Sampling, WindowRequest, Windows, calibration_windows, evaluation_windows};
+pub use cpu::Workspace;
 pub use decoder::Decoder;
 pub use device::{ComputeDType, DeviceName};
 pub use error::ModelError;
 pub use head::Head;
+pub use hidden::Hidden;
 pub use perplexity::{Perplexity, logits, perplexity};
 pub use taps::BlockSums;
 pub use text::Tokenizer;

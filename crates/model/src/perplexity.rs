@@ -10,7 +10,7 @@
 use candle_core::Tensor;
 use fedprune_checkpoint::Checkpoint;
 
-use crate::{Block, Decoder, ModelError};
+use crate::{Block, Decoder, ModelError, Workspace};
 
 /// Most bytes of hidden states carried from block to block.
 pub const HIDDEN_BYTES: usize = 512 << 20;
@@ -57,15 +57,16 @@ pub fn perplexity<E: From<ModelError>>(
     let total = windows.len() as u64 * (blocks as u64 + 1);
     let mut done = 0;
     let mut window_losses = Vec::with_capacity(windows.len());
+    let mut workspace = Workspace::default();
     for batch in batches(decoder, windows) {
-        let mut hidden = batch.iter().map(|tokens| decoder.embed(checkpoint, tokens)).collect::<Result<Vec<_>, _>>()?;
+        let mut hidden = decoder.embed_in_batches(checkpoint, batch)?;
         for index in 0..blocks {
             let mut block = decoder.load_block(checkpoint, index)?;
             checkpoint.release_block(index);
             after_load(index, &mut block)?;
             for hidden in &mut hidden {
-                *hidden = block.forward(decoder, hidden, None)?;
-                done += 1;
+                block.run(decoder, hidden, &mut workspace)?;
+                done += hidden.windows() as u64;
                 progress(done, total);
             }
         }
@@ -108,9 +109,10 @@ fn batches<'w>(decoder: &Decoder, windows: &'w [Vec<u32>]) -> Vec<&'w [Vec<u32>]
 /// # Errors
 /// As [`perplexity`].
 pub fn logits(checkpoint: &Checkpoint, decoder: &Decoder, tokens: &[u32]) -> Result<Tensor, ModelError> {
-    let mut hidden = decoder.embed(checkpoint, tokens)?;
+    let mut hidden = decoder.embed(checkpoint, &[tokens.to_vec()])?;
+    let mut workspace = Workspace::default();
     for index in 0..decoder.config().blocks {
-        hidden = decoder.load_block(checkpoint, index)?.forward(decoder, &hidden, None)?;
+        decoder.load_block(checkpoint, index)?.run(decoder, &mut hidden, &mut workspace)?;
     }
-    decoder.load_head(checkpoint)?.logits(decoder, &hidden)
+    decoder.load_head(checkpoint)?.logits(decoder, hidden)
 }

@@ -16,6 +16,8 @@ use crate::error::Doing;
 pub(crate) struct RopeTables {
     cos: Tensor,
     sin: Tensor,
+    /// The same in f32, row-major.
+    values: (Vec<f32>, Vec<f32>),
 }
 
 impl RopeTables {
@@ -36,9 +38,14 @@ impl RopeTables {
         let angles = (0..tokens)
             .flat_map(|position| frequencies.iter().map(move |frequency| f64::from(position as f32 * frequency)));
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
-        let table = |values| Tensor::from_vec(values, (tokens, frequencies.len()), device)?.to_dtype(dtype);
+        let table = |values: &[f32]| Tensor::from_slice(values, (tokens, frequencies.len()), device)?.to_dtype(dtype);
         let doing = || "making the rotary tables".to_owned();
-        Ok(Self { cos: table(cos).doing(doing)?, sin: table(sin).doing(doing)? })
+        Ok(Self { cos: table(&cos).doing(doing)?, sin: table(&sin).doing(doing)?, values: (cos, sin) })
+    }
+
+    /// cos and sin in f32, row-major.
+    pub(crate) fn slices(&self) -> (&[f32], &[f32]) {
+        (&self.values.0, &self.values.1)
     }
 
     /// Rotates `heads` of shape (tokens, heads, head_dim) by their positions.

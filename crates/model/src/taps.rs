@@ -1,6 +1,6 @@
 //! Sums of squares per input channel: what every data-driven local pruner is made from.
 
-use candle_core::{CpuStorage, DType, Storage, Tensor};
+use candle_core::{DType, Tensor};
 use fedprune_checkpoint::ModelConfig;
 use fedprune_mask::Tap;
 
@@ -45,6 +45,16 @@ impl BlockSums {
         self.tokens += other.tokens;
     }
 
+    /// Adds the squares of `activations`: (tokens, channels), row-major.
+    pub(crate) fn add_values(&mut self, tap: Tap, activations: &[f32]) {
+        let sums = &mut self.sums[tap as usize];
+        assert!(activations.len().is_multiple_of(sums.len()), "a tap is as wide as the matrices that read it");
+        if tap == Tap::AttentionInput {
+            self.tokens += (activations.len() / sums.len()) as u64;
+        }
+        kernels::add_squares(activations, sums);
+    }
+
     /// Adds the squares of `activations`: (tokens, channels).
     pub(crate) fn add(&mut self, tap: Tap, activations: &Tensor) -> Result<(), ModelError> {
         let sums = &mut self.sums[tap as usize];
@@ -53,16 +63,7 @@ impl BlockSums {
         if tap == Tap::AttentionInput {
             self.tokens += tokens as u64;
         }
-        {
-            let (storage, layout) = activations.storage_and_layout();
-            if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) =
-                (&*storage, layout.contiguous_offsets())
-            {
-                kernels::add_squares(&values[start..end], sums);
-                return Ok(());
-            }
-        }
-        // On a GPU the squares are exact in f64 and summed there: one vector comes back, not the activations.
+        // The squares are exact in f64 and summed on the device: one vector comes back, not the activations.
         let added = (|| activations.to_dtype(DType::F64)?.sqr()?.sum(0)?.to_vec1::<f64>())()
             .doing(|| format!("summing the squares of {tap:?}"))?;
         sums.iter_mut().zip(added).for_each(|(sum, added)| *sum += added);

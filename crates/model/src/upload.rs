@@ -16,32 +16,37 @@ const TASK_ELEMENTS: usize = 1 << 15;
 /// Little-endian stored values, anywhere in memory, widened exactly to f32.
 pub(crate) fn widen(stored: Stored, bytes: &[u8]) -> Vec<f32> {
     let mut out = vec![0f32; bytes.len() / stored.bytes()];
-    out.par_chunks_mut(TASK_ELEMENTS).zip(bytes.par_chunks(TASK_ELEMENTS * stored.bytes())).for_each(|(out, bytes)| {
-        match stored {
-            Stored::F32 => {
-                for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    *out = f32::from_le_bytes(*bytes);
-                }
-            }
-            Stored::BF16 => {
-                for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *out = bf16::from_le_bytes(*bytes).to_f32();
-                }
-            }
-            Stored::F16 => {
-                // slices, so that the processor's own conversion is found once and not per value
-                let mut aligned = [f16::ZERO; 64];
-                for (out, bytes) in out.chunks_mut(64).zip(bytes.chunks(128)) {
-                    let aligned = &mut aligned[..out.len()];
-                    for (value, bytes) in aligned.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                        *value = f16::from_le_bytes(*bytes);
-                    }
-                    aligned.convert_to_f32_slice(out);
-                }
+    out.par_chunks_mut(TASK_ELEMENTS)
+        .zip(bytes.par_chunks(TASK_ELEMENTS * stored.bytes()))
+        .for_each(|(out, bytes)| widen_into(stored, bytes, out));
+    out
+}
+
+/// The same into `out`, on this thread.
+pub(crate) fn widen_into(stored: Stored, bytes: &[u8], out: &mut [f32]) {
+    match stored {
+        Stored::F32 => {
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *out = f32::from_le_bytes(*bytes);
             }
         }
-    });
-    out
+        Stored::BF16 => {
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *out = bf16::from_le_bytes(*bytes).to_f32();
+            }
+        }
+        Stored::F16 => {
+            // slices, so that the processor's own conversion is found once and not per value
+            let mut aligned = [f16::ZERO; 64];
+            for (out, bytes) in out.chunks_mut(64).zip(bytes.chunks(128)) {
+                let aligned = &mut aligned[..out.len()];
+                for (value, bytes) in aligned.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *value = f16::from_le_bytes(*bytes);
+                }
+                aligned.convert_to_f32_slice(out);
+            }
+        }
+    }
 }
 
 /// Stored bytes as a tensor of `shape` in `dtype` on `device`.

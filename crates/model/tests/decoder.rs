@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use fedprune_checkpoint::Checkpoint;
 use fedprune_mask::{MatrixMask, Tap};
-use fedprune_model::{Block, BlockSums, ComputeDType, Decoder, DeviceName, ModelError, logits, perplexity};
+use fedprune_model::{Block, BlockSums, ComputeDType, Decoder, DeviceName, ModelError, Workspace, logits, perplexity};
 
 fn checkpoint(architecture: &str) -> Checkpoint {
     Checkpoint::open(&Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")).join(architecture))
@@ -139,8 +139,9 @@ fn half_precision_stays_close() {
     let run = |dtype| {
         let decoder = decoder(&checkpoint, dtype);
         let mut sums = BlockSums::new(decoder.config());
-        let hidden = decoder.embed(&checkpoint, &tokens).unwrap();
-        decoder.load_block(&checkpoint, 0).unwrap().forward(&decoder, &hidden, Some(&mut sums)).unwrap();
+        let hidden = decoder.embed(&checkpoint, std::slice::from_ref(&tokens)).unwrap();
+        let block = decoder.load_block(&checkpoint, 0).unwrap();
+        block.measure(&decoder, &hidden, &mut sums, &mut Workspace::default()).unwrap();
         let loss = perplexity::<ModelError>(
             &checkpoint,
             &decoder,
@@ -172,17 +173,22 @@ fn half_precision_stays_close() {
 fn inputs_that_do_not_fit_are_refused() {
     let checkpoint = checkpoint("llama");
     let decoder = decoder(&checkpoint, DType::F32);
-    let refuse = |tokens: &[u32]| decoder.embed(&checkpoint, tokens).unwrap_err().to_string();
+    let refuse = |tokens: &[u32]| decoder.embed(&checkpoint, &[tokens.to_vec()]).unwrap_err().to_string();
     let said = refuse(&[1, 256, 3]);
     assert!(said.contains("token id 256 at position 1") && said.contains("vocabulary of 256"), "{said}");
     assert!(refuse(&[u32::MAX]).contains("4294967295"));
     assert!(refuse(&[0; 65]).contains("65 tokens"));
-    let hidden = Tensor::zeros((65, 64), DType::F32, &Device::Cpu).unwrap();
+    let longer = Decoder::new(&checkpoint, &Device::Cpu, DType::F32, 65).unwrap();
+    let mut hidden = longer.embed(&checkpoint, &[vec![0; 65]]).unwrap();
     let block = decoder.load_block(&checkpoint, 0).unwrap();
     assert!(matches!(
-        block.forward(&decoder, &hidden, None),
+        block.run(&decoder, &mut hidden, &mut Workspace::default()),
         Err(ModelError::SequenceOverDecoder { tokens: 65, limit: 64 })
     ));
+    let half = Decoder::new(&checkpoint, &Device::Cpu, DType::F16, 64).unwrap();
+    let mut hidden = half.embed(&checkpoint, &[vec![0; 8]]).unwrap();
+    let refused = block.run(&decoder, &mut hidden, &mut Workspace::default());
+    assert!(matches!(refused, Err(ModelError::OtherDecoder)), "{refused:?}");
 
     let windows = |windows: &[Vec<u32>]| {
         perplexity::<ModelError>(&checkpoint, &decoder, windows, &mut |_, _| Ok(()), &mut |_, _| {})

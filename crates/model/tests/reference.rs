@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Device, Tensor};
 use fedprune_checkpoint::{Checkpoint, ModelConfig, RopeScaling};
 use fedprune_mask::Tap;
-use fedprune_model::{BlockSums, Decoder, ModelError, logits, perplexity};
+use fedprune_model::{BlockSums, Decoder, ModelError, Workspace, logits, perplexity};
 use serde_json::Value;
 
 const ARCHITECTURES: [&str; 5] = ["llama", "llama3-rope-tied", "mistral", "qwen2", "qwen3"];
@@ -112,8 +112,8 @@ fn sums_of_squares_match_transformers() {
         for (silo, tokens) in silos.chunks(per_silo).enumerate() {
             let mut sums = BlockSums::new(fixture.decoder.config());
             for sample in tokens.chunks(fixture.seqlen()) {
-                let hidden = fixture.decoder.embed(&fixture.checkpoint, sample).unwrap();
-                block.forward(&fixture.decoder, &hidden, Some(&mut sums)).unwrap();
+                let hidden = fixture.decoder.embed(&fixture.checkpoint, &[sample.to_vec()]).unwrap();
+                block.measure(&fixture.decoder, &hidden, &mut sums, &mut Workspace::default()).unwrap();
             }
             assert_eq!(sums.tokens(), per_silo as u64);
             for (name, tap) in taps {

@@ -4,12 +4,12 @@
 //! [`BlockPass::advance`] takes whatever masks were decided on and moves on. A silo on its own answers with its
 //! own masks ([`crate::local`]); in an iterative federation the answer is what everyone agreed on.
 //!
-//! Cost: two runs of every window through every block, save the last block's second run, which nobody reads.
+//! Cost: two runs of every window through every block, save what nobody reads: the last product of each first run,
+//! and the last block's second.
 
-use candle_core::Tensor;
 use fedprune_checkpoint::Checkpoint;
 use fedprune_mask::{Layout, MatrixMask, NormVector};
-use fedprune_model::{Block, BlockSums, Decoder};
+use fedprune_model::{Block, BlockSums, Decoder, Hidden, Workspace};
 
 use crate::error::PruneError;
 
@@ -51,8 +51,10 @@ pub struct Measured {
 pub struct BlockPass<'a> {
     checkpoint: &'a Checkpoint,
     decoder: &'a Decoder,
-    /// One tensor (tokens, hidden) a window: the input of the block that the pass stands at.
-    hidden: Vec<Tensor>,
+    /// The input of the block that the pass stands at, in batches of windows.
+    hidden: Vec<Hidden>,
+    windows: u64,
+    workspace: Workspace,
     block: usize,
     /// The block that was measured and not yet left.
     loaded: Option<Block>,
@@ -71,9 +73,18 @@ impl<'a> BlockPass<'a> {
         windows: &[Vec<u32>],
         on_progress: impl FnMut(Progress) + 'a,
     ) -> Result<Self, PruneError> {
-        let hidden = windows.iter().map(|tokens| decoder.embed(checkpoint, tokens)).collect::<Result<_, _>>()?;
-        let on_progress = Box::new(on_progress);
-        Ok(Self { checkpoint, decoder, hidden, block: 0, loaded: None, done: 0, on_progress })
+        let hidden = decoder.embed_in_batches(checkpoint, windows)?;
+        Ok(Self {
+            checkpoint,
+            decoder,
+            hidden,
+            windows: windows.len() as u64,
+            workspace: Workspace::default(),
+            block: 0,
+            loaded: None,
+            done: 0,
+            on_progress: Box::new(on_progress),
+        })
     }
 
     /// The block that the pass stands at.
@@ -91,8 +102,8 @@ impl<'a> BlockPass<'a> {
     }
 
     fn report(&mut self, stage: Stage) {
-        let (blocks, windows) = (self.blocks() as u64, self.hidden.len() as u64);
-        let total = (2 * blocks - 1) * windows;
+        let blocks = self.blocks() as u64;
+        let total = (2 * blocks - 1) * self.windows;
         (self.on_progress)(Progress { stage, block: self.block, blocks: blocks as usize, done: self.done, total });
     }
 
@@ -111,8 +122,8 @@ impl<'a> BlockPass<'a> {
         let mut sums = BlockSums::new(self.checkpoint.config());
         self.report(Stage::Measuring);
         for index in 0..self.hidden.len() {
-            block.forward(self.decoder, &self.hidden[index], Some(&mut sums))?;
-            self.done += 1;
+            block.measure(self.decoder, &self.hidden[index], &mut sums, &mut self.workspace)?;
+            self.done += self.hidden[index].windows() as u64;
             self.report(Stage::Measuring);
         }
         self.loaded = Some(block);
@@ -120,7 +131,7 @@ impl<'a> BlockPass<'a> {
         let norms = taps_of(layout, self.block)
             .map(|range| {
                 let first = &layout.matrices()[range.start];
-                NormVector::from_sums(sums.sums(first.tap), self.hidden.len() as u64)
+                NormVector::from_sums(sums.sums(first.tap), self.windows)
                     .map_err(|source| PruneError::Norms { tensor: first.name.clone(), source })
             })
             .collect::<Result<_, _>>()?;
@@ -132,7 +143,7 @@ impl<'a> BlockPass<'a> {
     pub fn unload(&mut self) {
         if self.loaded.take().is_some() {
             // `advance` counts the runs of a block that it finds unmeasured
-            self.done -= self.hidden.len() as u64;
+            self.done -= self.windows;
         }
     }
 
@@ -149,7 +160,7 @@ impl<'a> BlockPass<'a> {
         let mut block = match self.loaded.take() {
             Some(block) => block,
             None => {
-                self.done += self.hidden.len() as u64;
+                self.done += self.windows;
                 self.decoder.load_block(self.checkpoint, self.block)?
             }
         };
@@ -159,8 +170,8 @@ impl<'a> BlockPass<'a> {
             }
             self.report(Stage::Propagating);
             for index in 0..self.hidden.len() {
-                self.hidden[index] = block.forward(self.decoder, &self.hidden[index], None)?;
-                self.done += 1;
+                block.run(self.decoder, &mut self.hidden[index], &mut self.workspace)?;
+                self.done += self.hidden[index].windows() as u64;
                 self.report(Stage::Propagating);
             }
         }
