@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use fedprune_mask::Group;
+use fedprune_checkpoint::Checkpoint;
+use fedprune_mask::matrix_mask::mask_root;
+use fedprune_mask::{Digest, Group, MatrixMask};
 use fedprune_study::Results;
 use fedprune_study::results::{Method, Record, Scaling, Strategy};
 use fedprune_tests::{Fixture, root};
@@ -92,8 +94,32 @@ fn keys(record: &Record) -> Option<Vec<String>> {
     })
 }
 
+/// The root of the oracle's mask for a record that has one mask.
+fn oracle_root(fixture: &Fixture, record: &Record) -> Option<Digest> {
+    let local = tag(record.from?.local_group);
+    let kind = match (record.method, record.together) {
+        (Method::Centralized, _) => format!("centralized.{local}"),
+        (Method::Federated, Some(together)) => match together.strategy {
+            Strategy::Iterative => format!("iterative.{local}"),
+            Strategy::OneShot => format!("global.{local}-{}", tag(together.global_group)),
+        },
+        _ => return None,
+    };
+    let checkpoint = Checkpoint::open(&fixture.folder).unwrap();
+    let layout = checkpoint.layout();
+    let digests = layout.matrices().iter().map(|matrix| {
+        let (_, bytes) = fixture.tensor(&format!("{kind}.{}", matrix.name));
+        MatrixMask::from_bytes(matrix.rows as usize, matrix.columns as usize, &bytes).unwrap().digest()
+    });
+    Some(mask_root(layout.digest(), digests))
+}
+
+/// Perplexities are within 0.1 % where the mask is the oracle's. Votes that were computed, not given, may differ from
+/// its own in 1 bit of 1,000 (float32 sums in another order), which the oracle's own perplexity does not know of: masks that
+/// have such a bit must be few, and their perplexities within 0.5 %.
 #[test]
 fn perplexities_are_those_of_the_oracle() {
+    let (mut same, mut other) = (0, 0);
     for fixture in Fixture::all() {
         let folder = tempfile::tempdir().unwrap();
         let study = oracle_study(&fixture, folder.path(), ORACLE_GRIDS);
@@ -102,7 +128,18 @@ fn perplexities_are_those_of_the_oracle() {
         for record in &results.models[0].records {
             let expected: Vec<f64> = keys(record).unwrap().iter().map(|key| fixture.number(key)).collect();
             let mean = expected.iter().sum::<f64>() / expected.len() as f64;
-            let near = |actual: f64, expected: f64| (actual / expected - 1.0).abs() <= 1e-3;
+            let tolerance = match oracle_root(&fixture, record) {
+                Some(root) if record.mask_root != Some(root) => {
+                    other += 1;
+                    println!("{}: {} instead of {mean} with another mask", fixture.name(), record.perplexity);
+                    5e-3
+                }
+                root => {
+                    same += usize::from(root.is_some());
+                    1e-3
+                }
+            };
+            let near = |actual: f64, expected: f64| (actual / expected - 1.0).abs() <= tolerance;
             assert!(near(record.perplexity, mean), "{}: {record:?} instead of {mean}", fixture.name());
             if let Some((least, largest)) = record.perplexity_range {
                 assert!(near(least, expected.iter().copied().fold(f64::INFINITY, f64::min)));
@@ -113,6 +150,7 @@ fn perplexities_are_those_of_the_oracle() {
         // dense; four groups alone and centralized; 12 of row and layer, 4 of patterns; iterative
         assert_eq!(compared, 1 + 8 + 12 + 4 + 4, "{}", fixture.name());
     }
+    assert!(other * 5 <= same, "{other} of {} masks are not the oracle's", same + other);
 }
 
 /// A testnet of real nodes with the same silos comes to the same masks, bit for bit.

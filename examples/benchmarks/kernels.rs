@@ -320,8 +320,8 @@ fn matrix(work: &Path, rows: usize, columns: usize, rounds: usize) -> anyhow::Re
     }
     let seconds = quick.run(rounds);
     let mut slow = Race::new();
-    slow.enter("tally_row", || row_tally.matrix(0, weights).expect("sound ballots"));
-    slow.enter("tally_2of4", || pattern_tally.matrix(0, weights).expect("sound ballots"));
+    slow.enter("tally_row", || row_tally.mask(0, weights).expect("sound ballots"));
+    slow.enter("tally_2of4", || pattern_tally.mask(0, weights).expect("sound ballots"));
     let slow = slow.run(rounds.div_ceil(2).min(3));
     Ok(json!({
         "thresholds": mask_only_ballots()?,
@@ -390,7 +390,7 @@ fn tally(model: &Path, blocks: u32, mask_only: bool) -> anyhow::Result<Value> {
     let weights: Option<&dyn MatrixSource> = if mask_only { Some(&checkpoint) } else { None };
     let ballots = ballots(layout, Group::Layer, Sparsity::new(1, 2)?, weights)?;
     let tally = tally_of(layout, Group::Layer, &ballots)?;
-    let (mut read_seconds, mut tally_seconds, mut weights_seen) = (0.0, 0.0, 0u64);
+    let (mut read_seconds, mut threshold_seconds, mut tally_seconds, mut weights_seen) = (0.0, 0.0, 0.0, 0u64);
     let mut digests = Vec::new();
     for block in 0..layout.blocks() {
         for index in layout.block(block) {
@@ -398,8 +398,13 @@ fn tally(model: &Path, blocks: u32, mask_only: bool) -> anyhow::Result<Value> {
             let started = Instant::now();
             black_box(read_all(weights.bytes()));
             read_seconds += started.elapsed().as_secs_f64();
+            if let Some(votes) = tally.layer_votes(index, weights)? {
+                let started = Instant::now();
+                black_box(votes.threshold());
+                threshold_seconds += started.elapsed().as_secs_f64();
+            }
             let started = Instant::now();
-            digests.push(tally.matrix(index, weights)?.0.digest());
+            digests.push(tally.mask(index, weights)?.digest());
             tally_seconds += started.elapsed().as_secs_f64();
             weights_seen += layout.matrices()[index].weights();
         }
@@ -410,7 +415,7 @@ fn tally(model: &Path, blocks: u32, mask_only: bool) -> anyhow::Result<Value> {
         "silos": SILOS, "weights": weights_seen, "prunable_weights": whole.weights(), "block_bytes": block_bytes,
         "ballot_bytes": ballots.iter().map(Vec::len).sum::<usize>(),
         "mask_root": mask_root(layout.digest(), digests).to_string(),
-        "seconds": { "read": read_seconds, "tally": tally_seconds },
+        "seconds": { "read": read_seconds, "thresholds": threshold_seconds, "tally": tally_seconds },
     }))
 }
 

@@ -61,7 +61,7 @@ struct Draws(u64);
 impl Draws {
     fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (u128::from(self.0) * bound as u128 >> 64) as usize
+        ((u128::from(self.0) * bound as u128) >> 64) as usize
     }
 }
 

@@ -2,12 +2,15 @@
 //!
 //! A finding is that one way to prune comes to a lower perplexity than another. All pairs of records are compared that
 //! differ in nothing else: same model, silos, text, samples, sparsity, pruner, local group and seed. It *holds* if the
-//! mean relative difference has the sign that is claimed and exceeds its standard error, does *not hold* if it has the
-//! other sign and does, and is *undecided* otherwise.
+//! mean relative difference has the sign that is claimed and exceeds twice its standard error, does *not hold* if it has
+//! the other sign and does, and is *undecided* otherwise.
 
 use crate::cells::Spread;
 use crate::results::{Method, ModelResults, Record, Scaling, Silos, Strategy, Together};
 use fedprune_mask::Group;
+
+/// Standard errors within which a mean difference decides nothing.
+const DECIDING_ERRORS: f64 = 2.0;
 
 /// What results say about a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +46,7 @@ impl Comparison {
     pub fn verdict(&self) -> Verdict {
         match self.difference {
             None => Verdict::NotMeasured,
-            Some(difference) if difference.mean.abs() <= difference.error() => Verdict::Undecided,
+            Some(difference) if difference.mean.abs() <= DECIDING_ERRORS * difference.error() => Verdict::Undecided,
             Some(difference) if difference.mean < 0.0 => Verdict::Holds,
             Some(difference) if difference.mean > 0.0 => Verdict::DoesNotHold,
             Some(_) => Verdict::Undecided,

@@ -287,8 +287,8 @@ fn curve_tables(all: &[Cell], main: &Silos, text: &mut String) {
 fn findings(results: &ModelResults, text: &mut String) {
     text.push_str(
         "### What holds of the paper's findings\n\nPairs of records are compared that differ in nothing but what is \
-         claimed, with the same windows. A claim HOLDS if the mean difference has its sign and exceeds its standard error, \
-         DOES NOT HOLD if it has the other sign and does, and is UNDECIDED otherwise.\n\n",
+         claimed, with the same windows. A claim HOLDS if the mean difference has its sign and exceeds twice its standard \
+         error, DOES NOT HOLD if it has the other sign and does, and is UNDECIDED otherwise.\n\n",
     );
     let mut say = |claim: &str, comparison: &Comparison, more: String| {
         let _ =

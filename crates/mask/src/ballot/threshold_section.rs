@@ -442,7 +442,7 @@ fn logarithms_of_fractions(bits: u32) -> Vec<i64> {
         // a number in [1, 2) with 30 fractional bits is squared: whether that passes 2 is the next bit
         let mut number = (1u64 << 30) + (fraction << (30 - bits));
         (0..LOG_BITS).fold(0i64, |logarithm, _| {
-            number = number * number >> 30;
+            number = (number * number) >> 30;
             let passed = number >> 31;
             number >>= passed;
             logarithm << 1 | passed as i64

@@ -194,7 +194,7 @@ mod tests {
         let all = vec![others[0].clone(), quic.clone(), others[1].clone()];
         let only_quic = MemberIndex(1);
         let mut schedule = Schedule::new(MemberIndex(0), [(OTHER, all), (only_quic, vec![quic.clone()])], now);
-        let mut dialled = |schedule: &mut Schedule| {
+        let dialled = |schedule: &mut Schedule| {
             let due = schedule.due(now + REDIAL_LONGEST);
             due.iter().for_each(|(member, _)| schedule.lost(*member, now));
             BTreeMap::from_iter(due)
