@@ -131,7 +131,6 @@ fn perplexities_are_those_of_the_oracle() {
             let tolerance = match oracle_root(&fixture, record) {
                 Some(root) if record.mask_root != Some(root) => {
                     other += 1;
-                    println!("{}: {} instead of {mean} with another mask", fixture.name(), record.perplexity);
                     5e-3
                 }
                 root => {
@@ -336,7 +335,6 @@ fn bad_studies_are_refused_with_their_line() {
     ];
     for (from, to, expected) in cases {
         let said = refused(from, to);
-        println!("{said}");
         assert!(said.contains(expected) && said.starts_with("error: "), "{to}: {said}");
     }
 }

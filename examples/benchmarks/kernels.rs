@@ -104,9 +104,12 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A name, and what is timed under it.
+type Entrant<'a> = (&'static str, Box<dyn FnMut() + 'a>);
+
 /// Pieces of work that are timed in turns.
 struct Race<'a> {
-    entrants: Vec<(&'static str, Box<dyn FnMut() + 'a>)>,
+    entrants: Vec<Entrant<'a>>,
 }
 
 impl<'a> Race<'a> {
