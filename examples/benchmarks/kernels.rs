@@ -313,10 +313,16 @@ fn matrix(work: &Path, rows: usize, columns: usize, rounds: usize) -> anyhow::Re
     let row_tally = tally_of(&layout, Group::Layer, &row_ballots)?;
     let pattern_tally = tally_of(&layout, two_of_four, &pattern_ballots)?;
 
+    // as from matrix to matrix in a tally: planes are counted into memory that is in use already
+    let (mut planes, mut planes_to_select) = (count(), count());
     let mut quick = Race::new();
     quick.enter("read_masks", || all.iter().fold(0, |sum, mask| sum ^ read_mask(mask)));
-    quick.enter("count", count);
-    quick.enter("count_and_select", || global_mask(weights, &count(), Group::Layer, half));
+    quick.enter("count", || planes.recount(1, &all).expect("as many as announced"));
+    quick.enter("count_new", count);
+    quick.enter("count_and_select", || {
+        planes_to_select.recount(1, &all).expect("as many as announced");
+        global_mask(weights, &planes_to_select, Group::Layer, half)
+    });
     quick.enter("read_weights", || read_all(&stored));
     for (name, group) in [("select_layer", Group::Layer), ("select_row", Group::Row)] {
         quick.enter(name, move || derive_mask(Pruner::WANDA, group, half, turned, turned_norms));

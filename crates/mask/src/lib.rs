@@ -33,6 +33,7 @@ pub mod select;
 pub mod sparsity;
 pub mod tally;
 mod thresholds;
+mod vector;
 pub mod weights;
 
 pub use ballot::{Ballot, encode_ballot, encode_mask, peek_header};

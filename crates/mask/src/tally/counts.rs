@@ -15,6 +15,7 @@
 use rayon::prelude::*;
 
 use crate::matrix_mask::MatrixMask;
+use crate::vector::vectorized;
 
 /// Masks that are added in one pass over the planes of a tile.
 pub const BATCH: usize = 8;
@@ -23,7 +24,7 @@ pub(super) const LANES: usize = 8;
 /// Blocks that one task of a parallel pass looks at.
 pub(super) const TASK_BLOCKS: usize = 1024;
 /// Words that the adders work on together: all that one step needs stays in registers, and vectorises.
-const WIDTH: usize = 4;
+const WIDTH: usize = 8;
 
 pub(super) type Lanes = [u64; LANES];
 
@@ -59,6 +60,16 @@ impl Counts {
         let planes = (u32::BITS - total.leading_zeros()) as usize;
         let blocks = (rows * columns).div_ceil(64 * LANES);
         Self { rows, columns, total, added: 0, planes, words: vec![[0; LANES]; blocks * planes] }
+    }
+
+    /// As [`Counts::new`], in the memory of counts that are no longer needed: fresh pages cost a matrix of 45 million weights
+    /// more than counting 64 masks does.
+    pub fn in_place_of(spare: Option<Self>, rows: usize, columns: usize, total: u32) -> Self {
+        let Some(Self { mut words, .. }) = spare else { return Self::new(rows, columns, total) };
+        let planes = (u32::BITS - total.leading_zeros()) as usize;
+        words.resize((rows * columns).div_ceil(64 * LANES) * planes, [0; LANES]);
+        words.par_chunks_mut(planes.max(1) * TASK_BLOCKS).for_each(|blocks| blocks.fill([0; LANES]));
+        Self { rows, columns, total, added: 0, planes, words }
     }
 
     /// Adds masks of `weight` each; up to [`BATCH`] at a time cost about as much as one.
@@ -103,7 +114,8 @@ impl Counts {
                 }
                 for batch in masks.chunks(BATCH) {
                     for place in (0..u32::BITS).filter(|place| weight >> place & 1 == 1) {
-                        add_tile(blocks, planes, place as usize, batch, task * TASK_BLOCKS * LANES);
+                        let first_word = task * TASK_BLOCKS * LANES;
+                        vectorized(|| add_tile(blocks, planes, place as usize, batch, first_word));
                     }
                 }
             });
@@ -137,9 +149,9 @@ impl Counts {
         self.planes
     }
 
-    /// Words of all planes, block by block.
-    pub(super) fn blocks(&self) -> impl IndexedParallelIterator<Item = &[Lanes]> {
-        self.words.par_chunks_exact(self.planes.max(1))
+    /// Words of all planes, block by block, as many blocks as one task of a parallel pass looks at.
+    pub(super) fn tasks(&self) -> impl IndexedParallelIterator<Item = &[Lanes]> {
+        self.words.par_chunks(self.planes.max(1) * TASK_BLOCKS)
     }
 
     /// Word `word` of one plane.
@@ -259,6 +271,7 @@ static SPREAD: [u64; 256] = {
 };
 
 /// Adds the words of up to [`BATCH`] masks from `first_word` on to the planes of `blocks`, `place` places up.
+#[inline(always)]
 fn add_tile(blocks: &mut [Lanes], planes: usize, place: usize, masks: &[&MatrixMask], first_word: usize) {
     let mut tiles = [&NOTHING[..blocks.len() / planes]; BATCH];
     let mut partial = [[0; LANES]; BATCH];
@@ -279,6 +292,7 @@ fn add_tile(blocks: &mut [Lanes], planes: usize, place: usize, masks: &[&MatrixM
 /// Adds one block of each mask to each block of planes, `place` places up.
 ///
 /// Sums never exceed the total, so nothing is carried out of the highest plane.
+#[inline(always)]
 fn add_blocks(blocks: &mut [Lanes], planes: usize, place: usize, masks: &[&[Lanes]; BATCH]) {
     for (index, block) in blocks.chunks_exact_mut(planes).enumerate() {
         let masks = masks.map(|mask| &mask[index]);

@@ -5,6 +5,8 @@
 //!
 //! Body: the bytes of the ballots, one after another, in the order of the header's members.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use crate::Digest;
 use crate::ballot::{
     Ballot, BallotError, Header, MAX_MEMBER_NAME_BYTES, MAX_MEMBERS, Member, Reader, Sink, TallyHeader, check_header,
@@ -132,6 +134,8 @@ pub struct Tally<'a> {
     digests: Vec<Digest>,
     total: u32,
     mask_root: Option<Digest>,
+    /// Counts of the matrix before, whose memory the next one takes.
+    spare: Arc<Mutex<Option<Counts>>>,
 }
 
 impl<'a> Tally<'a> {
@@ -167,7 +171,7 @@ impl<'a> Tally<'a> {
         first.ballot.group().check_global(group)?;
         let sparsity = group.fixed_sparsity().unwrap_or(first.ballot.sparsity());
         let total = total_weight(voters.iter().map(|voter| voter.weight))?;
-        Ok(Self { layout, group, sparsity, voters, digests, total, mask_root: None })
+        Ok(Self { layout, group, sparsity, voters, digests, total, mask_root: None, spare: Arc::default() })
     }
 
     /// Reads a stored tally made for `layout`, and every ballot in it.
@@ -293,7 +297,8 @@ impl<'a> Tally<'a> {
     /// As [`Tally::counts`].
     pub fn counts_by_masks(&self, index: usize, weights: WeightsView<'_>) -> Result<Counts, TallyError> {
         check_shape(&self.layout.matrices()[index], weights.rows(), weights.columns())?;
-        let mut counts = Counts::new(weights.rows(), weights.columns(), self.total);
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut counts = Counts::in_place_of(spare, weights.rows(), weights.columns(), self.total);
         // equal ballots once, with their weight together
         let mut by_digest: Vec<(&Digest, &Voter<'a>)> = self.digests.iter().zip(&self.voters).collect();
         by_digest.sort_by_key(|(digest, _)| **digest);
@@ -331,7 +336,11 @@ impl<'a> Tally<'a> {
         let votes = distinct.and_then(|distinct| self.votes_of_prefixes(&distinct, weights));
         match votes.and_then(|votes| votes.mask(weights)) {
             Some(mask) => Ok(mask),
-            None => Ok(self.matrix_by_masks(index, weights)?.0),
+            None => {
+                let (mask, counts) = self.matrix_by_masks(index, weights)?;
+                *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(counts);
+                Ok(mask)
+            }
         }
     }
 

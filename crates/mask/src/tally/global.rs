@@ -12,6 +12,7 @@ use crate::matrix_mask::MatrixMask;
 use crate::score::Keys;
 use crate::select::{rows_per_task, select};
 use crate::sparsity::{Group, Sparsity};
+use crate::vector::vectorized;
 use crate::weights::WeightsView;
 
 /// Bits of |W| that one histogram of ties sorts by.
@@ -127,7 +128,8 @@ fn layer_mask(weights: WeightsView<'_>, counts: &Counts, sparsity: Sparsity) -> 
         return mask;
     }
     // weights past the last have no votes, hence no ones anywhere
-    let threshold = threshold_of(pool as u64, budget, counts.planes(), |prefix, plane| {
+    let planes = counts.planes();
+    let threshold = threshold_of(pool as u64, budget, planes, |prefix, plane| {
         let ones_of = |block: &[Lanes]| {
             let mut ones = block[plane];
             for (above, lanes) in block.iter().enumerate().skip(plane + 1) {
@@ -136,28 +138,46 @@ fn layer_mask(weights: WeightsView<'_>, counts: &Counts, sparsity: Sparsity) -> 
             }
             ones.iter().map(|ones| u64::from(ones.count_ones())).sum::<u64>()
         };
-        counts.blocks().with_min_len(TASK_BLOCKS).map(ones_of).sum()
+        counts.tasks().map(|blocks| vectorized(|| blocks.chunks_exact(planes).map(ones_of).sum::<u64>())).sum()
     });
     let all_ties = threshold.ties == threshold.wanted;
     let mut ties = vec![0u64; if all_ties { 0 } else { mask.words().len() }];
     let split = |block: &[Lanes], mask: &mut [u64], ties: &mut [u64]| {
-        for (lane, mask) in mask.iter_mut().enumerate() {
-            let (more, equal) = more_and_equal(block.iter().map(|lanes| lanes[lane]), threshold.count);
-            *mask = if all_ties { more | equal } else { more };
-            if let Some(ties) = ties.get_mut(lane) {
-                *ties = equal;
+        let (mut more, mut equal) = ([0; LANES], [u64::MAX; LANES]);
+        for (plane, words) in block.iter().enumerate().rev() {
+            let flip = flip(threshold.count, plane);
+            for lane in 0..LANES {
+                more[lane] |= equal[lane] & words[lane] & flip;
+                equal[lane] &= words[lane] ^ flip;
             }
         }
+        if all_ties {
+            more.iter_mut().zip(equal).for_each(|(more, equal)| *more |= equal);
+        }
+        // the last block may have more words than the matrix
+        mask.iter_mut().zip(more).for_each(|(mask, more)| *mask = more);
+        ties.iter_mut().zip(equal).for_each(|(ties, equal)| *ties = equal);
     };
     let last_word = u64::MAX >> ((64 - pool % 64) % 64);
     if all_ties {
-        let parts = counts.blocks().zip(mask.words_mut().par_chunks_mut(LANES));
-        parts.with_min_len(TASK_BLOCKS).for_each(|(block, mask)| split(block, mask, &mut []));
+        let parts = counts.tasks().zip(mask.words_mut().par_chunks_mut(LANES * TASK_BLOCKS));
+        parts.for_each(|(blocks, mask)| {
+            vectorized(|| {
+                let parts = blocks.chunks_exact(planes).zip(mask.chunks_mut(LANES));
+                parts.for_each(|(block, mask)| split(block, mask, &mut []));
+            });
+        });
         mask.words_mut().last_mut().into_iter().for_each(|word| *word &= last_word);
         return mask;
     }
-    let parts = counts.blocks().zip(mask.words_mut().par_chunks_mut(LANES)).zip(ties.par_chunks_mut(LANES));
-    parts.with_min_len(TASK_BLOCKS).for_each(|((block, mask), ties)| split(block, mask, ties));
+    let of_task = LANES * TASK_BLOCKS;
+    let parts = counts.tasks().zip(mask.words_mut().par_chunks_mut(of_task)).zip(ties.par_chunks_mut(of_task));
+    parts.for_each(|((blocks, mask), ties)| {
+        vectorized(|| {
+            let parts = blocks.chunks_exact(planes).zip(mask.chunks_mut(LANES)).zip(ties.chunks_mut(LANES));
+            parts.for_each(|((block, mask), ties)| split(block, mask, ties));
+        });
+    });
     ties.last_mut().into_iter().for_each(|word| *word &= last_word);
     mark_lightest(weights, &ties, threshold.wanted, mask.words_mut());
     mask

@@ -1,0 +1,36 @@
+impl < __Context > :: bincode :: Decode < __Context > for MaskHeader
+{
+    fn decode < __D : :: bincode :: de :: Decoder < Context = __Context > >
+    (decoder : & mut __D) ->core :: result :: Result < Self, :: bincode ::
+    error :: DecodeError >
+    {
+        core :: result :: Result ::
+        Ok(Self
+        {
+            model : :: bincode :: Decode :: decode(decoder) ?, layout : ::
+            bincode :: Decode :: decode(decoder) ?, group : :: bincode ::
+            Decode :: decode(decoder) ?, sparsity : :: bincode :: Decode ::
+            decode(decoder) ?, votes : :: bincode :: Decode :: decode(decoder)
+            ?,
+        })
+    }
+} impl < '__de, __Context > :: bincode :: BorrowDecode < '__de, __Context >
+for MaskHeader
+{
+    fn borrow_decode < __D : :: bincode :: de :: BorrowDecoder < '__de,
+    Context = __Context > > (decoder : & mut __D) ->core :: result :: Result <
+    Self, :: bincode :: error :: DecodeError >
+    {
+        core :: result :: Result ::
+        Ok(Self
+        {
+            model : :: bincode :: BorrowDecode ::< '_, __Context >::
+            borrow_decode(decoder) ?, layout : :: bincode :: BorrowDecode ::<
+            '_, __Context >:: borrow_decode(decoder) ?, group : :: bincode ::
+            BorrowDecode ::< '_, __Context >:: borrow_decode(decoder) ?,
+            sparsity : :: bincode :: BorrowDecode ::< '_, __Context >::
+            borrow_decode(decoder) ?, votes : :: bincode :: BorrowDecode ::<
+            '_, __Context >:: borrow_decode(decoder) ?,
+        })
+    }
+}
