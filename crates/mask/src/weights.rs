@@ -264,7 +264,13 @@ impl<'a> WeightsView<'a> {
     /// |W| of one weight as bits that order as the magnitudes do (stored bits without the sign).
     #[inline]
     pub fn magnitude_bits(&self, row: usize, column: usize) -> u32 {
-        let at = (row * self.columns + column) * self.dtype.bytes();
+        self.magnitude_bits_at(row * self.columns + column)
+    }
+
+    /// [`WeightsView::magnitude_bits`], by flat index.
+    #[inline]
+    pub(crate) fn magnitude_bits_at(&self, index: usize) -> u32 {
+        let at = index * self.dtype.bytes();
         match self.dtype {
             DType::BF16 | DType::F16 => u32::from(u16::from_le_bytes([self.bytes[at], self.bytes[at + 1]]) & 0x7fff),
             DType::F32 => {

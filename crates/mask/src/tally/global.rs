@@ -185,8 +185,7 @@ fn layer_mask(weights: WeightsView<'_>, counts: &Counts, sparsity: Sparsity) -> 
 
 /// Marks the first `wanted` of `ties` (bits of flat indices) in the order of |W|, then index.
 fn mark_lightest(weights: WeightsView<'_>, ties: &[u64], mut wanted: u64, marked: &mut [u64]) {
-    let columns = weights.columns();
-    let magnitude = |index: usize| weights.magnitude_bits(index / columns, index % columns);
+    let magnitude = |index: usize| weights.magnitude_bits_at(index);
     let task_words = ties.len().div_ceil(8 * rayon::current_num_threads()).max(1 << 10);
     let histogram = |digit: &(dyn Fn(u32) -> Option<usize> + Sync)| {
         let zero = || vec![0u64; 1 << MAGNITUDE_DIGIT_BITS];
@@ -221,34 +220,26 @@ fn mark_lightest(weights: WeightsView<'_>, ties: &[u64], mut wanted: u64, marked
         last = last << (open_bits - shift) | digit as u32;
         open_bits = shift;
     }
-    // of those with that very magnitude the first by index: how many lie before each task
-    let equal_before: Vec<u64> = {
-        let counts_of = |(task, words): (usize, &[u64])| {
-            let mut equal = 0u64;
-            for_each_one(words, task * task_words, |index| equal += u64::from(magnitude(index) == last));
+    // lighter ones at once; of those with that very magnitude the first by index
+    let parts = ties.par_chunks(task_words).zip(marked.par_chunks_mut(task_words)).enumerate();
+    let equal: Vec<Vec<usize>> = parts
+        .map(|(task, (ties, marked))| {
+            let first = task * task_words;
+            let mut equal = Vec::new();
+            for_each_one(ties, first, |index| {
+                let magnitude = magnitude(index);
+                marked[index / 64 - first] |= u64::from(magnitude < last) << (index % 64);
+                if magnitude == last {
+                    equal.push(index - first * 64);
+                }
+            });
             equal
-        };
-        let mut sum = 0u64;
-        let counts: Vec<u64> = ties.par_chunks(task_words).enumerate().map(counts_of).collect();
-        counts
-            .into_iter()
-            .map(|count| {
-                sum += count;
-                sum - count
-            })
-            .collect()
-    };
-    let parts = ties.par_chunks(task_words).zip(marked.par_chunks_mut(task_words)).zip(equal_before).enumerate();
-    parts.for_each(|(task, ((ties, marked), mut equal))| {
-        let first = task * task_words;
-        for_each_one(ties, first, |index| {
-            let magnitude = magnitude(index);
-            if magnitude < last || magnitude == last && equal < wanted {
-                marked[index / 64 - first] |= 1 << (index % 64);
-            }
-            equal += u64::from(magnitude == last);
-        });
-    });
+        })
+        .collect();
+    let by_index = (0..).zip(&equal).flat_map(|(task, equal)| equal.iter().map(move |offset| (task, *offset)));
+    for (task, offset) in by_index.take(wanted as usize) {
+        marked[task * task_words + offset / 64] |= 1 << (offset % 64);
+    }
 }
 
 #[inline]
