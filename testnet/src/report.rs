@@ -76,6 +76,8 @@ pub struct SiloReport {
     pub received_bytes: Option<u64>,
     /// How often it was killed.
     pub kills: usize,
+    /// How often something went wrong with its process, kills among them.
+    pub faults: usize,
     /// The global mask that it came to.
     pub mask_root: Option<Digest>,
     /// What `fedprune audit verify` says about its transcript.

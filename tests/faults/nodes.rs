@@ -67,6 +67,7 @@ impl Bed {
             base: Some(&root()),
             folder: Some(&folder.path().join("net")),
             program: &program,
+            lying_program: None,
             bundle: &|_| Ok(Bundled::default()),
             stop: &|| false,
         };

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use fedprune_checkpoint::Checkpoint;
 use fedprune_engine::MalachiteEngine;
 use fedprune_federation::ballot::largest_body_bytes;
+use fedprune_federation::consortium::Member;
 use fedprune_federation::machine::{Machine, Record, Setup};
 use fedprune_federation::round::{Scaling, Strategy};
 use fedprune_federation::{Height, Ratified, Round};
@@ -142,11 +143,14 @@ pub async fn run_behind(
     }
 
     let listen = listen_addresses(&config, &consortium, &name)?;
+    if let Some((unknown, _)) = config.dial.iter().find(|(member, _)| !names.contains(member)) {
+        return Err(NodeError::NoSuchMember(unknown.clone()));
+    }
     let peers = consortium.members().iter().zip(consortium.consortium().indices()).map(|(member, index)| Peer {
         member: index,
         name: member.name.clone(),
         key: member.peer_key,
-        addresses: member.addresses.clone(),
+        addresses: dial_addresses(&config, member),
     });
     let (network, events) = Network::start(NetworkConfig {
         peer_key_seed: *identity.peer_key.to_seed(),
@@ -203,6 +207,13 @@ fn open_model(folder: &Path, round: &Round) -> Result<Checkpoint, NodeError> {
     }
     checkpoint.release_all();
     Ok(checkpoint)
+}
+
+/// Where to dial a member: as told, or where the consortium says.
+fn dial_addresses(config: &NodeConfig, member: &Member) -> Vec<String> {
+    let told = config.dial.iter().filter(|(name, _)| *name == member.name);
+    let told: Vec<String> = told.map(|(_, address)| address.to_string()).collect();
+    if told.is_empty() { member.addresses.clone() } else { told }
 }
 
 /// Where to listen: as told, or at the ports of the addresses that the consortium has for this member.

@@ -1,7 +1,6 @@
 //! What arrives at a node: from the network, from its threads and from its children.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use fedprune_federation::Height;
 use fedprune_federation::machine::{Input, Question, Verdict, decode_answer, encode_answer};
@@ -113,8 +112,7 @@ impl Driver<'_> {
             Work::Imported { height, result } => {
                 let (body, body_bytes) = result?;
                 self.fail_here(FailPoint::BallotStored);
-                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                let claimed_unix_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+                let claimed_unix_ms = self.parts.config.unix_ms();
                 self.step(Input::Contributed { height, body, body_bytes, claimed_unix_ms }).await?;
             }
             Work::Validated { height, member, body, result } => match result? {
