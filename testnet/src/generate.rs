@@ -31,11 +31,11 @@ const EARLY_POINTS: [&str; 2] = ["ballot-stored", "header-written"];
 /// Events that every honest node prints before the round is decided.
 const EARLY_EVENTS: [&str; 3] = ["joined", "computing", "ballot"];
 /// Ways to lie, as `fedprune-lying-node` calls them, for rounds in which each member derives the mask.
-const LIES: [&str; 7] =
-    ["mute", "silent-aggregator", "second-ballot", "first-ballot", "two-results", "forged", "withheld-body"];
+const LIES: [&str; 8] =
+    ["mute", "silent-aggregator", "second-ballot", "first-ballot", "two-results", "forged", "withheld-body", "flood"];
 /// Another one, for rounds in which the aggregator does.
-const ELECTED_LIES: [&str; 7] =
-    ["mute", "silent-aggregator", "second-ballot", "first-ballot", "wrong-mask", "forged", "withheld-body"];
+const ELECTED_LIES: [&str; 8] =
+    ["mute", "silent-aggregator", "second-ballot", "first-ballot", "wrong-mask", "forged", "withheld-body", "flood"];
 
 /// What becomes of one silo.
 struct Silo {
@@ -269,6 +269,6 @@ mod tests {
             links.extend(manifest.link_faults.iter().map(|fault| fault.name));
         }
         assert!((20..100).contains(&stalled), "{stalled}");
-        assert_eq!((lies.len(), hows.len(), links.len()), (8, 4, 5), "{lies:?} {hows:?} {links:?}");
+        assert_eq!((lies.len(), hows.len(), links.len()), (9, 4, 5), "{lies:?} {hows:?} {links:?}");
     }
 }

@@ -162,7 +162,7 @@ impl<'a> Judge<'a> {
     /// # Errors
     /// When a command cannot be run at all.
     pub(crate) fn audit(&self, program: &Program<'_>, judgement: &mut Judgement) -> Result<(), TestnetError> {
-        let (mut equivocators, mut faulty) = (BTreeSet::new(), BTreeSet::new());
+        let (mut equivocators, mut faulty, mut shut_out) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let mut audited = 0;
         let mut problem: Option<Problem> = None;
         for (number, silo, record, finished) in self.finished() {
@@ -182,6 +182,7 @@ impl<'a> Judge<'a> {
                 }
             }
             equivocators.extend(record.evidence_against.iter().cloned());
+            shut_out.extend(record.shut_out.iter().cloned());
             let found = self.audit_problem(&answer, &json, &verdict, finished);
             if let Some(found) = found {
                 problem.get_or_insert((Some(number), format!("the transcript of silo `{}`: {found}", silo.name)));
@@ -194,13 +195,14 @@ impl<'a> Judge<'a> {
             judgement.note(format!("{audited} transcripts are VERIFIED"), problem);
         }
         if let Some(allowed) = &self.expect.accused_only {
-            let found: BTreeSet<String> = equivocators.union(&faulty).cloned().collect();
+            let found: BTreeSet<String> = [&equivocators, &faulty, &shut_out].into_iter().flatten().cloned().collect();
             let problem = (!found.is_subset(allowed)).then(|| (None, format!("it is {}", listed(&found))));
             judgement.note(format!("nobody is accused but maybe {}", listed(allowed)), problem);
         }
         let named = [
             ("the evidence is against", &self.expect.evidence_against, &equivocators),
             ("the auditor names as faulty", &self.expect.fault_named, &faulty),
+            ("shut out for what they sent are", &self.expect.shut_out, &shut_out),
         ];
         for (what, expected, found) in named {
             let Some(expected) = expected else { continue };

@@ -421,6 +421,8 @@ fn silo_report(name: &str, record: &Record, phase: &Phase, audit: Option<String>
         sent_bytes: finished.map(|finished| finished.sent_bytes),
         sent: finished.map(|finished| finished.sent.clone()).unwrap_or_default(),
         received_bytes: finished.map(|finished| finished.received_bytes),
+        peak_memory_bytes: finished.and_then(|finished| finished.peak_memory_bytes),
+        shut_out: record.shut_out.iter().cloned().collect(),
         kills: record.kills,
         faults: record.faults,
         mask_root: finished.and_then(|finished| finished.mask_root),

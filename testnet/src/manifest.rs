@@ -136,7 +136,9 @@ pub struct Expect {
     pub evidence_against: Option<BTreeSet<String>>,
     /// Silos that the auditor names as faulty, and no others.
     pub fault_named: Option<BTreeSet<String>>,
-    /// Silos that evidence and auditor may name, if any, and no others.
+    /// Silos that other nodes shut out for what they sent, and no others.
+    pub shut_out: Option<BTreeSet<String>>,
+    /// Silos that evidence and auditor may name and nodes may shut out, if any, and no others.
     pub accused_only: Option<BTreeSet<String>>,
 }
 
@@ -217,6 +219,7 @@ struct ExpectDocument {
     within_seconds: Option<u64>,
     evidence_against: Option<BTreeSet<String>>,
     fault_named: Option<BTreeSet<String>>,
+    shut_out: Option<BTreeSet<String>>,
     accused_only: Option<BTreeSet<String>>,
 }
 
@@ -408,6 +411,7 @@ fn expectations(document: ExpectDocument, silos: &[Silo]) -> Result<Expect, Mani
     for (key, names) in [
         ("expect: evidence_against", &document.evidence_against),
         ("expect: fault_named", &document.fault_named),
+        ("expect: shut_out", &document.shut_out),
         ("expect: accused_only", &document.accused_only),
     ] {
         if let Some(names) = names {
@@ -437,6 +441,7 @@ fn expectations(document: ExpectDocument, silos: &[Silo]) -> Result<Expect, Mani
         within: Duration::from_secs(seconds),
         evidence_against: document.evidence_against,
         fault_named: document.fault_named,
+        shut_out: document.shut_out,
         accused_only: document.accused_only,
     })
 }

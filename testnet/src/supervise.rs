@@ -122,6 +122,8 @@ pub(crate) struct Record {
     pub(crate) decided: BTreeMap<u32, BTreeSet<String>>,
     pub(crate) tallied: BTreeMap<u32, Digest>,
     pub(crate) evidence_against: BTreeSet<String>,
+    /// Members that it shut out.
+    pub(crate) shut_out: BTreeSet<String>,
     /// Things that went wrong with it, as the manifest has it.
     pub(crate) faults: usize,
     pub(crate) kills: usize,
@@ -148,6 +150,7 @@ pub(crate) struct Finished {
     pub(crate) received_bytes: u64,
     /// What was sent, by what it was for; known when the node has closed its connections.
     pub(crate) sent: BTreeMap<String, u64>,
+    pub(crate) peak_memory_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -392,9 +395,18 @@ impl Supervisor {
                 self.check_one(silo, ("the mask", height), &mask_root, earlier, |record| record.tallied.get(&height));
             }
             NodeEvent::Evidence { member } => node.record.evidence_against.extend(member),
+            NodeEvent::ShutOut { member } => drop(node.record.shut_out.insert(member)),
             // killed before it said so: it will say so again when it has restarted
             NodeEvent::Finished { .. } if node.life == Life::Dying => {}
-            NodeEvent::Finished { outcome, mask_root, transcript, pruned, sent_bytes, received_bytes } => {
+            NodeEvent::Finished {
+                outcome,
+                mask_root,
+                transcript,
+                pruned,
+                sent_bytes,
+                received_bytes,
+                peak_memory_bytes,
+            } => {
                 node.set_phase(Phase::Finished { outcome });
                 let sent = BTreeMap::new();
                 node.record.finished = Some(Finished {
@@ -406,6 +418,7 @@ impl Supervisor {
                     sent_bytes,
                     received_bytes,
                     sent,
+                    peak_memory_bytes,
                 });
                 if self.stalls {
                     let reason = format!("silo `{}` finished, in a round that can come to nothing", node.name);
