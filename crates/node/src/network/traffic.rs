@@ -8,6 +8,7 @@
 //! name its protocol (multistream-select), so no protocol needs to count by itself. What is left of a TCP
 //! connection is handshakes, encryption and multiplexing.
 
+use std::collections::HashMap;
 use std::io;
 use std::ops::{Add, Sub};
 use std::pin::Pin;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures::{AsyncRead, AsyncWrite};
+use libp2p::PeerId;
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use serde::{Deserialize, Serialize};
 
@@ -141,9 +143,21 @@ pub(super) struct Counters {
     upkeep: Meter,
     pub(super) unpublished: AtomicU64,
     pub(super) dropped: AtomicU64,
+    /// Of members, bytes received that are no parts of ballots.
+    unasked: HashMap<PeerId, Arc<AtomicU64>>,
 }
 
 impl Counters {
+    /// Counts what these peers send that is no part of a ballot, each by itself.
+    pub(super) fn of_peers(peers: impl IntoIterator<Item = PeerId>) -> Self {
+        Self { unasked: peers.into_iter().map(|peer| (peer, Arc::default())).collect(), ..Self::default() }
+    }
+
+    /// Bytes received from a peer that are no parts of ballots; framing is not among them.
+    pub(super) fn unasked(&self, peer: &PeerId) -> u64 {
+        self.unasked.get(peer).map_or(0, |bytes| bytes.load(Ordering::Relaxed))
+    }
+
     pub(super) fn read(&self) -> Traffic {
         let split = |of: fn(&Meter) -> &AtomicU64| {
             let read = |meter: &Meter| of(meter).load(Ordering::Relaxed);
@@ -227,6 +241,8 @@ pub(super) struct Stream {
     /// Whether nothing counts the socket below.
     whole: bool,
     label: Label,
+    /// Where bytes that are no parts of ballots are counted.
+    unasked: Option<Arc<AtomicU64>>,
 }
 
 enum Label {
@@ -236,8 +252,8 @@ enum Label {
 }
 
 impl Stream {
-    fn new(counters: Arc<Counters>, whole: bool) -> Self {
-        Self { counters, whole, label: Label::Unknown(Vec::new(), 0) }
+    fn new(counters: Arc<Counters>, whole: bool, unasked: Option<Arc<AtomicU64>>) -> Self {
+        Self { counters, whole, label: Label::Unknown(Vec::new(), 0), unasked }
     }
 }
 
@@ -262,6 +278,11 @@ impl Count for Stream {
         let bytes = bytes as u64;
         if self.whole {
             self.counters.all.add(0, bytes);
+        }
+        if let Some(unasked) = &self.unasked
+            && !matches!(self.label, Label::Known(Purpose::Bodies))
+        {
+            unasked.fetch_add(bytes, Ordering::Relaxed);
         }
         match &mut self.label {
             Label::Known(purpose) => self.counters.of(*purpose).add(0, bytes),
@@ -345,16 +366,18 @@ pub(super) struct CountedMuxer<M> {
     inner: M,
     counters: Arc<Counters>,
     whole: bool,
+    unasked: Option<Arc<AtomicU64>>,
 }
 
 impl<M> CountedMuxer<M> {
     /// Counts what streams are for, and, of a connection whose socket is not counted, their bytes.
-    pub(super) fn new(inner: M, counters: Arc<Counters>, whole: bool) -> Self {
-        Self { inner, counters, whole }
+    pub(super) fn new(inner: M, peer: &PeerId, counters: Arc<Counters>, whole: bool) -> Self {
+        let unasked = counters.unasked.get(peer).cloned();
+        Self { inner, counters, whole, unasked }
     }
 
     fn counted<S>(&self, inner: S) -> Counted<S, Stream> {
-        Counted { inner, count: Stream::new(Arc::clone(&self.counters), self.whole) }
+        Counted { inner, count: Stream::new(Arc::clone(&self.counters), self.whole, self.unasked.clone()) }
     }
 }
 
@@ -422,7 +445,7 @@ mod tests {
     #[test]
     fn what_was_counted_before_the_name_counts_for_it() {
         let counters = Arc::new(Counters::default());
-        let mut stream = Stream::new(Arc::clone(&counters), true);
+        let mut stream = Stream::new(Arc::clone(&counters), true, None);
         let said = said(&["/multistream/1.0.0\n", "/fedprune/ask/1\n"]);
         stream.received(7);
         stream.sent(&said[..5]);
@@ -433,12 +456,29 @@ mod tests {
         let traffic = counters.read();
         assert_eq!(traffic.sent, Split { questions: said.len() as u64 + 100, ..Split::default() });
         assert_eq!(traffic.received, Split { questions: 8, ..Split::default() });
-        let mut silent = Stream::new(Arc::clone(&counters), false);
+        let mut silent = Stream::new(Arc::clone(&counters), false, None);
         silent.sent(b"x");
         drop(silent);
         Socket(Arc::clone(&counters)).sent(&[0; 50]);
         let traffic = counters.read();
         assert_eq!((traffic.sent.upkeep, traffic.sent.framing), (1, 49));
         assert_eq!(traffic.sent.total(), said.len() as u64 + 150);
+    }
+
+    #[test]
+    fn of_a_member_everything_counts_that_is_no_part_of_a_ballot() {
+        let (one, other) = (PeerId::random(), PeerId::random());
+        let counters = Arc::new(Counters::of_peers([one]));
+        let open = |name: &str| {
+            let mut stream = Stream::new(Arc::clone(&counters), false, counters.unasked.get(&one).cloned());
+            stream.sent(&said(&["/multistream/1.0.0\n", name]));
+            stream
+        };
+        open("/fedprune/chunk/1\n").received(1000);
+        assert_eq!(counters.unasked(&one), 0);
+        open("/meshsub/1.2.0\n").received(100);
+        open("/fedprune/ask/1\n").received(10);
+        Stream::new(Arc::clone(&counters), false, counters.unasked.get(&one).cloned()).received(1);
+        assert_eq!((counters.unasked(&one), counters.unasked(&other)), (111, 0));
     }
 }

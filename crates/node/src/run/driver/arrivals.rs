@@ -30,7 +30,10 @@ impl Driver<'_> {
             }
             NetworkEvent::Asked { from, bytes, answer } => {
                 // a question that cannot be read is refused by dropping its token
-                if let Ok(question) = Question::decode(&bytes) {
+                let Ok(question) = Question::decode(&bytes) else {
+                    return Ok(self.parts.network.blame(from).await?);
+                };
+                {
                     if matches!(question, Question::Finished { .. }) {
                         self.finished_members.insert(from);
                     }
@@ -44,6 +47,9 @@ impl Driver<'_> {
             }
             NetworkEvent::ChunkAsked { from: _, body, chunk, answer } => {
                 let (network, blobs) = (self.parts.network.clone(), Arc::clone(&self.parts.blobs));
+                if self.parts.outgoing.as_mut().is_some_and(|outgoing| !outgoing.serves(&body)) {
+                    return Ok(network.answer_chunk(answer, ChunkAnswer::NotHeld).await?);
+                }
                 tokio::spawn(async move {
                     let read = tokio::task::spawn_blocking(move || blobs.encode_chunk(&body, chunk)).await;
                     let found = match read {
@@ -100,6 +106,11 @@ impl Driver<'_> {
                 let text = format!("a second process with the key of `{}` was refused", self.name(member));
                 self.say(&NodeEvent::Warning { text });
             }
+            NetworkEvent::ShutOut { member, why, lasts } => {
+                let member = self.name(member);
+                self.shut_out.insert(member.clone(), why.clone());
+                self.say(&NodeEvent::ShutOut { member, why, seconds: lasts.as_secs() });
+            }
             NetworkEvent::Refused { peer_id, why } => {
                 self.say(&NodeEvent::Refused { peer: peer_id.to_string(), why });
             }
@@ -116,8 +127,16 @@ impl Driver<'_> {
                 self.step(Input::Contributed { height, body, body_bytes, claimed_unix_ms }).await?;
             }
             Work::Validated { height, member, body, result } => match result? {
-                Ok(valid) => self.step(Input::Valid(valid)).await?,
-                Err(why) => self.step(Input::Invalid { height, member, body, why }).await?,
+                Ok(valid) => {
+                    self.validations.done(member, true);
+                    self.validate();
+                    self.step(Input::Valid(valid)).await?;
+                }
+                Err(why) => {
+                    self.validations.done(member, false);
+                    self.validate();
+                    self.step(Input::Invalid { height, member, body, why }).await?;
+                }
             },
             Work::Tallied { height, set, result } => {
                 let mask_root = result?;
