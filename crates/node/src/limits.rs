@@ -32,7 +32,7 @@ pub const UNASKED_BYTES_PER_SECOND: u64 = 8 << 20;
 pub const CONDUCT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Faults after which a member is shut out: a rejected message or a question that is none is one.
-pub const MOST_FAULTS: u64 = 20;
+pub const MOST_FAULTS: u64 = 8;
 /// Faults of a member that are forgiven in a second.
 pub const FAULTS_FORGIVEN_PER_SECOND: f64 = 0.2;
 /// How long a member is shut out the first time; twice as long each further time.

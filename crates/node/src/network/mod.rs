@@ -85,6 +85,15 @@ pub enum Acceptance {
     Reject,
 }
 
+/// What a member is blamed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// It asked what is no question.
+    Question,
+    /// It answered with a message that no honest member passes on.
+    Answer,
+}
+
 /// A message or answer is too large, or the network has stopped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
@@ -197,11 +206,11 @@ impl Network {
         self.command(Command::Report(verdict, acceptance)).await
     }
 
-    /// What a member asked is no question: hold it against it.
+    /// What a member asked or answered is what no honest member does: hold it against it.
     ///
     /// Errors: stopped.
-    pub async fn blame(&self, member: MemberIndex) -> Result<(), SendError> {
-        self.command(Command::Blame(member)).await
+    pub async fn blame(&self, member: MemberIndex, blame: Blame) -> Result<(), SendError> {
+        self.command(Command::Blame(member, blame)).await
     }
 
     /// Asks `member`, and waits for its answer. At most [`limits::ASKS_PER_MEMBER`] wait at once; others queue.

@@ -29,7 +29,7 @@ use super::listen::Listeners;
 use super::members::Members;
 use super::requests::{Pending, Requests};
 use super::traffic::Counters;
-use super::{Acceptance, AskError, transport};
+use super::{Acceptance, AskError, Blame, transport};
 use crate::limits::{CONDUCT_INTERVAL, NEGOTIATING_STREAMS};
 
 /// What the node wants done.
@@ -40,7 +40,7 @@ pub(super) enum Command {
     Answer(AnswerToken, AskReply),
     FetchChunk(MemberIndex, ChunkRequest, Pending<ChunkAnswer>),
     AnswerChunk(ChunkAnswerToken, ChunkAnswer),
-    Blame(MemberIndex),
+    Blame(MemberIndex, Blame),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -278,8 +278,12 @@ impl Task {
             Command::AnswerChunk(token, answer) => {
                 let _ = self.swarm.behaviour_mut().chunks.send_response(token.0, answer);
             }
-            Command::Blame(member) => {
-                let out = self.conduct.fault(member, Fault::Question, Instant::now());
+            Command::Blame(member, blame) => {
+                let fault = match blame {
+                    Blame::Question => Fault::Question,
+                    Blame::Answer => Fault::Message,
+                };
+                let out = self.conduct.fault(member, fault, Instant::now());
                 self.shut_out(member, out);
             }
             // While stopping: the sender is dropped, which the caller takes for stopped.

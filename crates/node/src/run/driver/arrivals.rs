@@ -12,7 +12,7 @@ use super::super::events::NodeEvent;
 use super::super::work::Work;
 use super::Driver;
 use crate::network::limits::INSTANCE_PATIENCE;
-use crate::network::{Acceptance, ChunkAnswer, NetworkEvent};
+use crate::network::{Acceptance, Blame, ChunkAnswer, NetworkEvent};
 
 impl Driver<'_> {
     pub(super) async fn network(&mut self, event: NetworkEvent) -> Result<(), NodeError> {
@@ -31,7 +31,7 @@ impl Driver<'_> {
             NetworkEvent::Asked { from, bytes, answer } => {
                 // a question that cannot be read is refused by dropping its token
                 let Ok(question) = Question::decode(&bytes) else {
-                    return Ok(self.parts.network.blame(from).await?);
+                    return Ok(self.parts.network.blame(from, Blame::Question).await?);
                 };
                 {
                     if matches!(question, Question::Finished { .. }) {
