@@ -151,12 +151,12 @@ pub fn table() -> Vec<Limit> {
         }
         "rates" {
             GOSSIP_MESSAGES_AT_ONCE "messages of one member looked at, however close; further ones are dropped unread"
-            GOSSIP_MESSAGES_PER_SECOND "from then on; 128 members say about a thousand things a height and view"
+            GOSSIP_MESSAGES_PER_SECOND "from then on; 128 members say about 650 things at a height"
             QUESTIONS_AT_ONCE "questions of one member answered, however close; further ones are answered busy"
             QUESTIONS_PER_SECOND "from then on; a member asks every 0.7 s, and back when asked"
             CHUNK_REQUESTS_AT_ONCE "requests of one member for parts of ballots; further ones are answered busy"
             CHUNK_REQUESTS_PER_SECOND "from then on: 1 GiB a second"
-            UNASKED_BYTES_AT_ONCE "bytes of one member that are no parts of ballots; beyond them it is shut out"
+            UNASKED_BYTES_AT_ONCE "bytes of one member that are neither parts of ballots nor relayed; beyond them it is shut out"
             UNASKED_BYTES_PER_SECOND "from then on"
         }
         "in flight" {

@@ -29,6 +29,8 @@ const NEGOTIATION: &[u8] = b"/multistream/1.0.0\n";
 const NOT_SPOKEN: &[u8] = b"na\n";
 /// How the names of gossipsub's protocols begin.
 const GOSSIP: &[u8] = b"/meshsub/";
+/// How the names of the protocols of relaying begin.
+const RELAY: &[u8] = b"/libp2p/circuit/";
 /// A stream that names no protocol within so many bytes is one of upkeep.
 const NEGOTIATION_BYTES: usize = 512;
 
@@ -130,6 +132,8 @@ enum Purpose {
     Bodies,
     Questions,
     Gossip,
+    /// What passes between others, or comes from others through a member that relays; counted as upkeep.
+    Relayed,
     Upkeep,
 }
 
@@ -183,7 +187,7 @@ impl Counters {
             Purpose::Bodies => &self.bodies,
             Purpose::Questions => &self.questions,
             Purpose::Gossip => &self.gossip,
-            Purpose::Upkeep => &self.upkeep,
+            Purpose::Relayed | Purpose::Upkeep => &self.upkeep,
         }
     }
 }
@@ -209,6 +213,7 @@ fn purpose(mut written: &[u8]) -> Option<Purpose> {
             name if name == CHUNK.as_ref().as_bytes() => Purpose::Bodies,
             name if name == ASK.as_ref().as_bytes() => Purpose::Questions,
             name if name.starts_with(GOSSIP) => Purpose::Gossip,
+            name if name.starts_with(RELAY) => Purpose::Relayed,
             _ => Purpose::Upkeep,
         });
     }
@@ -280,7 +285,7 @@ impl Count for Stream {
             self.counters.all.add(0, bytes);
         }
         if let Some(unasked) = &self.unasked
-            && !matches!(self.label, Label::Known(Purpose::Bodies))
+            && !matches!(self.label, Label::Known(Purpose::Bodies | Purpose::Relayed))
         {
             unasked.fetch_add(bytes, Ordering::Relaxed);
         }
@@ -426,6 +431,7 @@ mod tests {
             ("/fedprune/chunk/1\n", Purpose::Bodies),
             ("/fedprune/ask/1\n", Purpose::Questions),
             ("/meshsub/1.2.0\n", Purpose::Gossip),
+            ("/libp2p/circuit/relay/0.2.0/stop\n", Purpose::Relayed),
             ("/ipfs/id/1.0.0\n", Purpose::Upkeep),
         ];
         for (name, expected) in names {
@@ -475,6 +481,7 @@ mod tests {
             stream
         };
         open("/fedprune/chunk/1\n").received(1000);
+        open("/libp2p/circuit/relay/0.2.0/stop\n").received(1000);
         assert_eq!(counters.unasked(&one), 0);
         open("/meshsub/1.2.0\n").received(100);
         open("/fedprune/ask/1\n").received(10);
