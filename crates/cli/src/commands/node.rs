@@ -213,6 +213,10 @@ impl StatusReport {
                 ),
             ));
         }
+        if !status.shut_out.is_empty() {
+            let named: Vec<String> = status.shut_out.iter().map(|(name, why)| format!("{name}, for {why}")).collect();
+            rows.push(("shut out", named.join("; ")));
+        }
         if let Some(root) = status.mask_root {
             rows.push(("global mask", root.to_string()));
         }
