@@ -1,5 +1,7 @@
 //! The loop that owns the swarm.
 
+mod conducting;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::behaviour::{self, Behaviour, BehaviourEvent};
 use super::codec::{AskReply, ChunkAnswer, ChunkRequest};
-use super::conduct::{Conduct, Fault, ShutOut};
+use super::conduct::{Conduct, Fault};
 use super::config::{NetworkConfig, StartError};
 use super::dial::Schedule;
 use super::events::{AnswerToken, ChunkAnswerToken, Full, NetworkEvent, Outbox, VerdictToken};
@@ -186,33 +188,6 @@ impl Task {
                 () = sleep_until(deadline) => return,
             }
         }
-    }
-
-    /// Looks at what members sent, and lets those back in whose time is over.
-    fn look_at_conduct(&mut self) {
-        let now = Instant::now();
-        for member in self.conduct.forgiven(now) {
-            if let Some(peer) = self.members.peer(member) {
-                self.swarm.behaviour_mut().allowed.allow_peer(peer);
-            }
-        }
-        if now < self.look_at {
-            return;
-        }
-        self.look_at = now + CONDUCT_INTERVAL;
-        let connected: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
-        for peer in connected {
-            let Some(member) = self.members.member(&peer) else { continue };
-            let out = self.conduct.unasked(member, self.counters.unasked(&peer), now);
-            self.shut_out(member, out);
-        }
-    }
-
-    /// Closes the connections of a member, and refuses it for a while.
-    fn shut_out(&mut self, member: MemberIndex, out: Option<ShutOut>) {
-        let (Some(ShutOut { why, lasts }), Some(peer)) = (out, self.members.peer(member)) else { return };
-        self.swarm.behaviour_mut().allowed.disallow_peer(peer);
-        self.outbox.tell(NetworkEvent::ShutOut { member, why, lasts });
     }
 
     fn dial(&mut self) {
