@@ -45,12 +45,14 @@ struct Cost {
     received_bytes: u64,
 }
 
-fn cost(nodes: &Nodes, honest: &[usize]) -> Cost {
+/// Waits until these nodes have finished, and looks at what it took them.
+fn cost(nodes: &mut Nodes, honest: &[usize]) -> Cost {
+    nodes.wait("all have finished", |all| honest.iter().all(|node| all.said(*node, "finished").next().is_some()));
     let mut cost = Cost { seconds: 0.0, memory_bytes: 0, received_bytes: 0 };
     for node in honest {
+        cost.memory_bytes = cost.memory_bytes.max(nodes.peak_memory_bytes(*node));
         let finished = nodes.said(*node, "finished").next().expect("it has finished");
         cost.seconds = cost.seconds.max(finished["seconds"].as_f64().expect("seconds"));
-        cost.memory_bytes = cost.memory_bytes.max(finished["peak_memory_bytes"].as_u64().unwrap_or(0));
         cost.received_bytes = cost.received_bytes.max(finished["received_bytes"].as_u64().expect("bytes"));
     }
     cost
@@ -68,8 +70,8 @@ fn without(bed: &Bed, absent: usize) -> (Cost, Digest) {
     let honest: Vec<usize> = (0..4).filter(|node| *node != absent).collect();
     let mut nodes = bed.nodes("without");
     nodes.start(&honest);
-    let root = nodes.agree(&honest);
-    (cost(&nodes, &honest), root)
+    let cost = cost(&mut nodes, &honest);
+    (cost, nodes.agree(&honest))
 }
 
 #[test]
@@ -84,14 +86,19 @@ fn a_flood_from_a_member() {
     program.env("FEDPRUNE_LIE", "flood").env("FEDPRUNE_FLOOD_BYTES", flood_bytes().to_string());
     nodes.start_as(liar, program, &[]);
     nodes.start(&honest);
+    nodes.wait("all name it", |all| honest.iter().all(|node| all.said(*node, "shut-out").next().is_some()));
+    let with = cost(&mut nodes, &honest);
     nodes.agree(&honest);
     let name = nodes.name(liar).to_owned();
     for node in &honest {
         let named: Vec<_> = nodes.said(*node, "shut-out").collect();
-        assert!(!named.is_empty(), "`{}` names nobody\n{}", nodes.name(*node), nodes.story());
         assert!(named.iter().all(|said| said["member"] == name.as_str()), "{named:?}");
     }
-    compare("a member floods", before, cost(&nodes, &honest));
+    nodes.terminate(liar);
+    nodes.ended(liar);
+    let closed = nodes.said(liar, "closed").next().expect("it was asked to end");
+    println!("sent {} MiB before it was shut out", closed["sent_bytes"].as_u64().expect("bytes") >> 20);
+    compare("a member floods", before, with);
 }
 
 /// Writes garbage to a node over and over, as somebody without a key: plain, or where an encrypted connection begins.
@@ -141,11 +148,11 @@ fn a_flood_from_an_outsider() {
         })
         .collect();
     nodes.start(&honest);
-    let root = nodes.agree(&honest);
+    let with = cost(&mut nodes, &honest);
     over.store(true, Ordering::Relaxed);
     let poured: u64 = outsiders.into_iter().map(|outsider| outsider.join().expect("it pours")).sum();
-    assert_eq!(root, whole, "what an outsider does changes no mask");
+    assert_eq!(nodes.agree(&honest), whole, "what an outsider does changes no mask");
     println!("poured {} MiB", poured >> 20);
     assert!(poured > 0);
-    compare("an outsider floods", before, cost(&nodes, &honest));
+    compare("an outsider floods", before, with);
 }

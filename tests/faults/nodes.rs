@@ -314,6 +314,14 @@ impl Nodes {
         self.nodes[node].ended.is_none() && self.nodes[node].group.is_some()
     }
 
+    /// The most memory that a node's process had so far, where there is `/proc`.
+    pub fn peak_memory_bytes(&self, node: usize) -> u64 {
+        let Some(group) = &self.nodes[node].group else { return 0 };
+        let status = std::fs::read_to_string(format!("/proc/{}/status", group.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+        line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap_or(0) * 1024
+    }
+
     /// Everything of this kind that a node has said in its present life.
     pub fn said<'a>(&'a self, node: usize, event: &'a str) -> impl Iterator<Item = &'a Value> {
         let life = self.nodes[node].life;

@@ -12,6 +12,7 @@ use clap::Parser;
 use fedprune_cli::args::{Arguments, Command, NodeCommand, NodeRunOptions};
 use fedprune_cli::commands::node::run_behind;
 use fedprune_cli::output::Report;
+use fedprune_federation::machine::Question;
 use fedprune_federation::{
     BallotHeader, Height, Justified, MaskResult, MemberIndex, Proposal, Proposed, Ratified, Received, ReceivedProposed,
     Round, SignatureChecked, SigningKey, Statement,
@@ -29,6 +30,9 @@ const FLOOD_MESSAGE_BYTES: usize = 1 << 20;
 const FLOOD_QUESTION_BYTES: usize = 256 << 10;
 /// How much of a flood may wait to leave.
 const FLOOD_AHEAD_BYTES: u64 = 64 << 20;
+
+/// How often a member is looked for before it is flooded.
+const MOST_TRIES: usize = 100;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -246,6 +250,15 @@ impl Garbage {
 async fn flood(network: &Network, members: Vec<MemberIndex>, bytes: u64) {
     let mut garbage = Garbage(0x5eed ^ u64::from(std::process::id()));
     let mut begun: u64 = 0;
+    // nobody is flooded before all can be
+    for member in &members {
+        for _ in 0..MOST_TRIES {
+            if network.ask(*member, Question::Mine.encode()).await.is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
     while network.traffic().sent.total() < bytes {
         if network.publish(garbage.bytes(FLOOD_MESSAGE_BYTES)).await.is_err() {
             return; // the node has stopped
