@@ -212,14 +212,14 @@ fn write(seed: u64, silos: &[Silo], perturbations: &[String], terms: &Terms, ran
     };
     let strategy = if terms.iterative { "iterative" } else { "one-shot" };
     let tally = if terms.elected { "elected" } else { "every-peer" };
-    let _ = write!(
+    let _ = writeln!(
         text,
         "[round]\nsparsity = \"0.5\"\nnsamples = 4\nseqlen = 64\nseed = \"from-round\"\nstrategy = \"{strategy}\"\n\
          tally = \"{tally}\"\ncontribution_seconds = {contribution}\nproposal_ms = 2000\nvote_ms = 1000\n\
-         growth_ms = 500\n\n[expect]\n"
+         growth_ms = 500\n\n[expect]"
     );
     if terms.stalls {
-        let _ = write!(text, "outcome = \"stalled\"\nwithin_seconds = {STALL_SECONDS}\n");
+        let _ = writeln!(text, "outcome = \"stalled\"\nwithin_seconds = {STALL_SECONDS}");
         return text;
     }
     let undisturbed = |silo: &&Silo| !silo.faulty && !silo.disturbed;
@@ -229,7 +229,7 @@ fn write(seed: u64, silos: &[Silo], perturbations: &[String], terms: &Terms, ran
     }
     let liars: BTreeSet<String> = silos.iter().filter(|silo| silo.lies).map(|silo| quoted(silo.name)).collect();
     let liars: Vec<String> = liars.into_iter().collect();
-    let _ = write!(text, "accused_only = [{}]\nwithin_seconds = {ROUND_SECONDS}\n", liars.join(", "));
+    let _ = writeln!(text, "accused_only = [{}]\nwithin_seconds = {ROUND_SECONDS}", liars.join(", "));
     text
 }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use fedprune_federation::machine::{Effect, Input, Machine, Outcome, Record, set_digest};
 use fedprune_federation::round::Strategy;
 use fedprune_federation::wire::{self, Content};
-use fedprune_federation::{Height, MemberIndex};
+use fedprune_federation::{BallotHeader, Height, MemberIndex, SignatureChecked};
 use tokio::sync::mpsc;
 
 use super::catalogue::Catalogue;
@@ -97,7 +97,7 @@ pub(super) struct Driver<'a> {
     seconds: BTreeMap<String, f64>,
     /// Members that were shut out, and why.
     shut_out: BTreeMap<String, String>,
-    validations: Validations,
+    validations: Validations<SignatureChecked<BallotHeader>>,
     finished: Option<(Outcome, Instant)>,
     /// Members that have told that they need nobody any more.
     finished_members: BTreeSet<MemberIndex>,
@@ -290,7 +290,7 @@ impl<'a> Driver<'a> {
                     }
                 }
                 Effect::Validate(header) => {
-                    self.validations.add(header);
+                    self.validations.add(header.member(), header);
                     self.validate();
                 }
                 Effect::Tally { height, set, ballots } => {

@@ -3,36 +3,41 @@
 
 use std::collections::BTreeMap;
 
-use fedprune_federation::{BallotHeader, MemberIndex, SignatureChecked};
+use fedprune_federation::MemberIndex;
 
 use crate::limits::BALLOTS_CHECKED_AT_ONCE;
 
 /// Ballots that wait to be checked.
-#[derive(Default)]
-pub(super) struct Validations {
+pub(super) struct Validations<T> {
     /// By bad ballots of their members so far, then as they came.
-    waiting: BTreeMap<(u32, u64), SignatureChecked<BallotHeader>>,
+    waiting: BTreeMap<(u32, u64), T>,
     bad: BTreeMap<MemberIndex, u32>,
     running: usize,
     came: u64,
 }
 
-impl Validations {
-    /// One more ballot, whose body is here.
-    pub(super) fn add(&mut self, header: SignatureChecked<BallotHeader>) {
-        let bad = self.bad.get(&header.member()).copied().unwrap_or(0);
+impl<T> Default for Validations<T> {
+    fn default() -> Self {
+        Self { waiting: BTreeMap::new(), bad: BTreeMap::new(), running: 0, came: 0 }
+    }
+}
+
+impl<T> Validations<T> {
+    /// One more ballot of this member, whose body is here.
+    pub(super) fn add(&mut self, member: MemberIndex, ballot: T) {
+        let bad = self.bad.get(&member).copied().unwrap_or(0);
         self.came = self.came.saturating_add(1);
-        self.waiting.insert((bad, self.came), header);
+        self.waiting.insert((bad, self.came), ballot);
     }
 
     /// Which to check now, if any; ends in [`done`](Self::done).
-    pub(super) fn next(&mut self) -> Option<SignatureChecked<BallotHeader>> {
+    pub(super) fn next(&mut self) -> Option<T> {
         if self.running >= BALLOTS_CHECKED_AT_ONCE {
             return None;
         }
-        let (_, header) = self.waiting.pop_first()?;
+        let (_, ballot) = self.waiting.pop_first()?;
         self.running += 1;
-        Some(header)
+        Some(ballot)
     }
 
     /// A ballot of this member was checked.
@@ -42,5 +47,30 @@ impl Validations {
             let bad = self.bad.entry(member).or_default();
             *bad = bad.saturating_add(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_are_checked_at_once_and_bad_members_wait() {
+        let (good, bad) = (MemberIndex(1), MemberIndex(2));
+        let mut validations = Validations::default();
+        validations.add(bad, "bad, first");
+        assert_eq!(validations.next(), Some("bad, first"), "nobody is suspected at first");
+        validations.done(bad, false);
+        for ballot in ["bad, second", "bad, third"] {
+            validations.add(bad, ballot);
+        }
+        for ballot in ["good, first", "good, second"] {
+            validations.add(good, ballot);
+        }
+        let checked: Vec<_> = std::iter::from_fn(|| validations.next()).collect();
+        assert_eq!(checked, ["good, first", "good, second"], "{BALLOTS_CHECKED_AT_ONCE} at once");
+        validations.done(good, true);
+        assert_eq!(validations.next(), Some("bad, second"), "and in the end everybody's");
+        assert_eq!(validations.next(), None);
     }
 }
