@@ -13,7 +13,7 @@ use super::DeviceOptions;
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
     /// Take part in an approved round: compute, agree, prune, and write the transcript.
-    Run(NodeRunOptions),
+    Run(Box<NodeRunOptions>),
     /// How a node is doing, or how it ended.
     Status(NodeStatusOptions),
 }
