@@ -315,6 +315,7 @@ impl Nodes {
     }
 
     /// The most memory that a node's process had so far, where there is `/proc`.
+    #[allow(dead_code, reason = "for the tests of floods")]
     pub fn peak_memory_bytes(&self, node: usize) -> u64 {
         let Some(group) = &self.nodes[node].group else { return 0 };
         let status = std::fs::read_to_string(format!("/proc/{}/status", group.id())).unwrap_or_default();
