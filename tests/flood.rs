@@ -8,6 +8,7 @@
 //! ```
 
 #![cfg(unix)]
+#![allow(clippy::print_stdout, reason = "what a flood took is for who runs it by hand")]
 
 #[path = "faults/nodes.rs"]
 #[allow(dead_code, reason = "killing and restoring is for the tests of faults")]
