@@ -31,11 +31,16 @@ fn command(name: &str, out: &Path) -> Command {
 
 /// Runs a manifest that must pass; returns its report.
 fn passes(name: &str) -> Value {
-    let _alone = alone();
     let folder = tempfile::tempdir().expect("a folder");
-    let output = command(name, &folder.path().join("net")).output().expect("the program starts");
+    let command = command(name, &folder.path().join("net"));
+    report_of(command, folder.path())
+}
+
+fn report_of(mut command: Command, folder: &Path) -> Value {
+    let _alone = alone();
+    let output = command.output().expect("the program starts");
     let (report, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(0), "{report}\n{errors}\n{}", logs(folder.path()));
+    assert_eq!(output.status.code(), Some(0), "{report}\n{errors}\n{}", logs(folder));
     let report: Value = serde_json::from_str(&report).expect("a JSON report");
     assert_eq!(report["passed"], true);
     assert!(report["checks"].as_array().is_some_and(|checks| checks.len() >= 7), "{report:#}");
@@ -102,6 +107,20 @@ fn seven_silos_do_without_two() {
 fn the_next_aggregator_takes_over() {
     let report = passes("elected-aggregator-killed");
     assert_eq!((count(&report, "finished"), count(&report, "killed"), verified(&report)), (3, 1, 3));
+}
+
+/// 18: two full disks, loss and a partition; 23: a liar that forges, a kill, a partition, two wrong clocks.
+#[test]
+fn drawn_manifests_end_as_they_must() {
+    for (seed, disturbed) in [("18", 2), ("23", 1)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fedprune-under-test"));
+        command.args(["--format", "json", "--quiet", "testnet", "run", "--seed", seed, "--out"]);
+        command.arg(folder.path().join("net")).arg("--lying-program").arg(env!("CARGO_BIN_EXE_fedprune-lying-node"));
+        let report = report_of(command, folder.path());
+        let faults = report["silos"].as_array().expect("silos").iter().map(|silo| silo["faults"].as_u64());
+        assert_eq!(faults.map(|faults| faults.expect("a number")).sum::<u64>(), disturbed, "{report:#}");
+    }
 }
 
 /// Processes whose command line names the folder.

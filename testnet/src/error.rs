@@ -44,6 +44,18 @@ pub enum TestnetError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A silo lies, and the program that does is not there.
+    #[error(
+        "silo `{silo}` lies, which is done by a program of its own, and there is no `{}`; build it with `cargo build \
+         --release -p fedprune-tests --bin fedprune-lying-node`, or say where it is with `--lying-program FILE`",
+        .path.display()
+    )]
+    NoLyingProgram {
+        /// Whose.
+        silo: String,
+        /// Where it was looked for.
+        path: PathBuf,
+    },
     /// One of the commands that set a testnet up failed.
     #[error("`{command}` ended with {status}:\n{said}")]
     Command {

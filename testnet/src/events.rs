@@ -44,6 +44,9 @@ pub(crate) enum NodeEvent {
     Evidence {
         member: Option<String>,
     },
+    ShutOut {
+        member: String,
+    },
     Finished {
         outcome: Outcome,
         mask_root: Option<Digest>,
@@ -51,6 +54,7 @@ pub(crate) enum NodeEvent {
         pruned: Option<PathBuf>,
         sent_bytes: u64,
         received_bytes: u64,
+        peak_memory_bytes: Option<u64>,
     },
     /// The last one, when all connections are closed.
     Closed {

@@ -67,6 +67,15 @@ impl<'a> Judge<'a> {
     pub(crate) fn compare(&self) -> Judgement {
         let mut judgement = Judgement { audits: vec![None; self.silos.len()], ..Judgement::default() };
         let expected = self.expect.outcome;
+        if expected == Outcome::Stalled {
+            let decided = self.records.iter().position(|record| !record.decided.is_empty());
+            let name = |number: usize| self.silos.get(number).map_or("", |silo| silo.name.as_str());
+            judgement.note(
+                format!("nothing is decided within {} s", self.expect.within.as_secs()),
+                decided.map(|number| (Some(number), format!("silo `{}` has decided", name(number)))),
+            );
+            return judgement;
+        }
         let other = self.finished().find(|(.., finished)| finished.outcome != expected);
         judgement.note(
             format!("every node ends `{}`", name_of(expected)),
@@ -123,6 +132,16 @@ impl<'a> Judge<'a> {
             None => None,
         };
         judgement.note(format!("every node decides the same {} heights", record.decided.len()), problem);
+        let include = &self.expect.contributors_include;
+        if !include.is_empty() {
+            let other = record.decided.iter().find(|(_, found)| !include.is_subset(found));
+            judgement.note(
+                format!("the ballots of {} count, and maybe others", listed(include)),
+                other.map(|(height, found)| {
+                    (Some(number), format!("at height {height} those of {} count", listed(found)))
+                }),
+            );
+        }
         let Some(expected) = &self.expect.contributors else { return };
         let fits = |found: &BTreeSet<String>| match expected {
             Contributors::Count(count) => found.len() == *count,
@@ -143,7 +162,7 @@ impl<'a> Judge<'a> {
     /// # Errors
     /// When a command cannot be run at all.
     pub(crate) fn audit(&self, program: &Program<'_>, judgement: &mut Judgement) -> Result<(), TestnetError> {
-        let (mut equivocators, mut faulty) = (BTreeSet::new(), BTreeSet::new());
+        let (mut equivocators, mut faulty, mut shut_out) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let mut audited = 0;
         let mut problem: Option<Problem> = None;
         for (number, silo, record, finished) in self.finished() {
@@ -163,6 +182,7 @@ impl<'a> Judge<'a> {
                 }
             }
             equivocators.extend(record.evidence_against.iter().cloned());
+            shut_out.extend(record.shut_out.iter().cloned());
             let found = self.audit_problem(&answer, &json, &verdict, finished);
             if let Some(found) = found {
                 problem.get_or_insert((Some(number), format!("the transcript of silo `{}`: {found}", silo.name)));
@@ -171,10 +191,18 @@ impl<'a> Judge<'a> {
                 *slot = Some(verdict);
             }
         }
-        judgement.note(format!("{audited} transcripts are VERIFIED"), problem);
+        if self.expect.outcome != Outcome::Stalled {
+            judgement.note(format!("{audited} transcripts are VERIFIED"), problem);
+        }
+        if let Some(allowed) = &self.expect.accused_only {
+            let found: BTreeSet<String> = [&equivocators, &faulty, &shut_out].into_iter().flatten().cloned().collect();
+            let problem = (!found.is_subset(allowed)).then(|| (None, format!("it is {}", listed(&found))));
+            judgement.note(format!("nobody is accused but maybe {}", listed(allowed)), problem);
+        }
         let named = [
             ("the evidence is against", &self.expect.evidence_against, &equivocators),
             ("the auditor names as faulty", &self.expect.fault_named, &faulty),
+            ("shut out for what they sent are", &self.expect.shut_out, &shut_out),
         ];
         for (what, expected, found) in named {
             let Some(expected) = expected else { continue };
@@ -307,6 +335,7 @@ fn name_of(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Agreed => "agreed",
         Outcome::Abandoned => "abandoned",
+        Outcome::Stalled => "stalled",
     }
 }
 

@@ -4,8 +4,10 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`manifest`] | what a testnet is, read and checked |
+//! | [`generate`] | manifests drawn from a seed |
 //! | `prepare` | keys, consortium, round and approvals, by the program's own commands |
 //! | `ports` | free ports |
+//! | `links` | the links between nodes, which can be cut, stopped, delayed and slowed down |
 //! | `supervise` | what happens to nodes and when, without processes or a clock |
 //! | `network` | the processes, as the supervisor says |
 //! | `process` | processes that never outlive their owner |
@@ -22,7 +24,9 @@
 mod error;
 mod events;
 mod files;
+pub mod generate;
 mod judge;
+mod links;
 pub mod manifest;
 mod network;
 mod ports;
@@ -47,12 +51,20 @@ pub use supervise::Phase;
 
 use files::Folder;
 use judge::{Judge, Judgement};
+use links::Links;
+use network::Stage;
 use prepare::{Prepared, Sources};
 use program::Program;
 use supervise::{Failure, Record, Supervisor};
 
 /// How a default folder is called, before its number.
 const FOLDER_PREFIX: &str = "fedprune-testnet-";
+/// What the program of nodes that lie is called.
+const LYING_PROGRAM: &str = "fedprune-lying-node";
+/// What tells it how to lie.
+const LIE_VARIABLE: &str = "FEDPRUNE_LIE";
+/// Begins every panic of a Rust program.
+const PANIC: &str = "panicked at ";
 
 /// The bundled model and texts, once they are written somewhere.
 #[derive(Debug, Clone, Default)]
@@ -95,6 +107,8 @@ pub struct Options<'a> {
     pub folder: Option<&'a Path>,
     /// The `fedprune` program.
     pub program: &'a Path,
+    /// The program of nodes that lie; `fedprune-lying-node` beside the other one unless given.
+    pub lying_program: Option<&'a Path>,
     /// The bundled model and texts.
     pub bundle: Bundle<'a>,
     /// Whether someone has asked to stop; asked many times a second.
@@ -126,6 +140,12 @@ impl SetUp {
         folder.furnish()?;
         prepare::keep_manifest(&folder, &text)?;
         let program = options.program_in(&folder);
+        let lying_program = options.lying_program();
+        if let Some(silo) = manifest.silos.iter().find(|silo| silo.lie.is_some() && silo.start)
+            && !lying_program.is_file()
+        {
+            return Err(TestnetError::NoLyingProgram { silo: silo.name.clone(), path: lying_program });
+        }
 
         let sources = prepare::sources(&manifest, base, &folder.root, options.bundle)?;
         let spread = u64::from(std::process::id()).wrapping_mul(manifest::MAX_SILOS as u64);
@@ -170,6 +190,10 @@ impl SetUp {
 }
 
 impl Options<'_> {
+    fn lying_program(&self) -> PathBuf {
+        self.lying_program.map_or_else(|| self.program.with_file_name(LYING_PROGRAM), Path::to_owned)
+    }
+
     fn program_in(&self, folder: &Folder) -> Program<'_> {
         Program { path: self.program, log: folder.commands_log(), stop: self.stop }
     }
@@ -186,7 +210,14 @@ pub fn run(options: &Options<'_>, observe: Observer<'_>) -> Result<Report, Testn
     let program = options.program_in(folder);
 
     observe(Progress::Step("nodes"));
-    let ended = run_nodes(&set_up, &program, observe)?;
+    let links = set_up.links()?;
+    let mut ended = run_nodes(&set_up, &program, &options.lying_program(), links.as_ref(), observe)?;
+    let link_ports: Vec<u16> = links.iter().flat_map(Links::ports).collect();
+    drop(links);
+    let problem = set_up.left_behind(&ended.groups, &link_ports);
+    if let (None, Some((silo, reason))) = (&ended.failure, &problem) {
+        ended.failure = Some(Failure { silo: *silo, reason: reason.clone() });
+    }
     let judge = Judge {
         silos: &manifest.silos,
         records: &ended.records,
@@ -199,6 +230,7 @@ pub fn run(options: &Options<'_>, observe: Observer<'_>) -> Result<Report, Testn
         Some(failure) => (failed(manifest, failure), Vec::new()),
         None => {
             let mut judgement = judge.compare();
+            judgement.checks.push(Check { what: NOTHING_LEFT.to_owned(), problem: None });
             observe(Progress::Step("audit and tally by hand"));
             judge.audit(&program, &mut judgement)?;
             let ballots = judge.tally_by_hand(&program, &mut judgement)?;
@@ -209,19 +241,84 @@ pub fn run(options: &Options<'_>, observe: Observer<'_>) -> Result<Report, Testn
     Ok(report(manifest, prepared, folder, &ended, judgement, look_further))
 }
 
-fn run_nodes(set_up: &SetUp, program: &Program<'_>, observe: Observer<'_>) -> Result<network::Ended, TestnetError> {
+/// What is looked at when all nodes have ended.
+const NOTHING_LEFT: &str = "no node panicked, and no process and no port is left";
+
+impl SetUp {
+    /// The links that nodes have instead of dialling each other, if something goes wrong with them.
+    fn links(&self) -> Result<Option<Links>, TestnetError> {
+        if self.manifest.link_faults.is_empty() {
+            return Ok(None);
+        }
+        let round = self.prepared.round.id().0;
+        let seed = round.0.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        Links::new(&self.ports, seed).map(Some).map_err(error::at("open links at", Path::new("127.0.0.1")))
+    }
+
+    /// What nodes left that nothing may be left of: panics, processes, ports.
+    fn left_behind(&self, groups: &[u32], link_ports: &[u16]) -> Option<(Option<usize>, String)> {
+        for (number, silo) in self.manifest.silos.iter().enumerate() {
+            let said = files::read_from(&self.folder.logs(&silo.name).errors, 0);
+            if String::from_utf8_lossy(&said).contains(PANIC) {
+                return Some((Some(number), format!("the node of silo `{}` panicked", silo.name)));
+            }
+        }
+        let started = std::time::Instant::now();
+        loop {
+            // a kill is certain, and not instantaneous
+            let processes = process::left_of(groups);
+            let ports = ports::taken(self.ports.iter().chain(link_ports).copied());
+            if processes.is_empty() && ports.is_empty() {
+                return None;
+            }
+            if started.elapsed() > GONE_WITHIN {
+                return Some((None, format!("processes {processes:?} and ports {ports:?} are left")));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// How long what was killed may take to be gone.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+
+fn run_nodes(
+    set_up: &SetUp,
+    program: &Program<'_>,
+    lying_program: &Path,
+    links: Option<&Links>,
+    observe: Observer<'_>,
+) -> Result<network::Ended, TestnetError> {
     let manifest = &set_up.manifest;
     let logs: Vec<network::Logs> = manifest.silos.iter().map(|silo| set_up.folder.logs(&silo.name)).collect();
-    let nodes = set_up.nodes();
+    let mut nodes = set_up.nodes();
+    if let Some(links) = links {
+        let names = set_up.names();
+        for (from, node) in nodes.iter_mut().enumerate() {
+            let others = names.iter().enumerate().filter_map(|(to, name)| Some((name, links.port(from, to)?)));
+            node.dial = others.map(|(name, port)| (name.clone(), format!("/ip4/127.0.0.1/tcp/{port}"))).collect();
+        }
+    }
     let launch = |number: usize, fail_at: Option<&str>| {
         let mut arguments = nodes.get(number).map(NodeArguments::words).unwrap_or_default();
         if let Some(point) = fail_at {
             arguments.extend(prepare::words(&[&"--fail-at", &point]));
         }
-        program.command(arguments)
+        let lie = manifest.silos.get(number).and_then(|silo| silo.lie.as_ref());
+        match lie {
+            Some(lie) => {
+                let lying = Program { path: lying_program, log: program.log.clone(), stop: program.stop };
+                let mut command = lying.command(arguments);
+                command.env(LIE_VARIABLE, lie);
+                command
+            }
+            None => program.command(arguments),
+        }
     };
-    let supervisor = Supervisor::new(&manifest.silos, manifest.expect.within);
-    network::run(supervisor, &logs, &launch, program.stop, observe)
+    let expect = &manifest.expect;
+    let supervisor = Supervisor::new(&manifest.silos, &manifest.link_faults, expect.within, expect.outcome);
+    let stage = Stage { logs: &logs, launch: &launch, links, link_faults: &manifest.link_faults };
+    network::run(supervisor, &stage, program.stop, observe)
 }
 
 /// What a network that failed while it ran comes to.
@@ -324,7 +421,10 @@ fn silo_report(name: &str, record: &Record, phase: &Phase, audit: Option<String>
         sent_bytes: finished.map(|finished| finished.sent_bytes),
         sent: finished.map(|finished| finished.sent.clone()).unwrap_or_default(),
         received_bytes: finished.map(|finished| finished.received_bytes),
+        peak_memory_bytes: finished.and_then(|finished| finished.peak_memory_bytes),
+        shut_out: record.shut_out.iter().cloned().collect(),
         kills: record.kills,
+        faults: record.faults,
         mask_root: finished.and_then(|finished| finished.mask_root),
         audit,
         transcript: finished.and_then(|finished| finished.transcript.clone()),

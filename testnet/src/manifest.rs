@@ -2,12 +2,20 @@
 //!
 //! `testnet/README.md` has the reference. Nothing here opens a file that a manifest names.
 
+mod faults;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use fedprune_mask::Digest;
 use serde::{Deserialize, Serialize};
+
+pub use faults::{
+    AggregatorFault, Begin, Disturbance, FULL_DISK_BYTES, Fault, How, LINE_BYTES_PER_SECOND, LinkFault, MAX_DELAY_MS,
+    MAX_FAULTS, MAX_LINK_FAULTS, MAX_LOSS_PER_MILLE, When,
+};
+use faults::{KillDocument, PerturbDocument};
 
 /// Most bytes of a manifest.
 pub const MANIFEST_LIMIT: usize = 256 << 10;
@@ -19,8 +27,8 @@ pub const MAX_NAME_BYTES: usize = 32;
 pub const MAX_TEXT_BYTES: usize = 1024;
 /// Most data paths of a silo.
 pub const MAX_DATA_PATHS: usize = 64;
-/// Most times that one process is killed.
-pub const MAX_KILLS: usize = 16;
+/// Furthest that a node's clock may be wrong, in milliseconds: ten years.
+pub const MAX_CLOCK_SKEW_MS: i64 = 315_360_000_000;
 /// Most options of `fedprune round new`.
 pub const MAX_ROUND_OPTIONS: usize = 64;
 /// Longest time that a testnet may take, in seconds.
@@ -44,8 +52,10 @@ pub struct Manifest {
     pub silos: Vec<Silo>,
     /// Options of `fedprune round new`, by name without `--`.
     pub round: BTreeMap<String, RoundOption>,
-    /// Which aggregators are killed; silos that are have it in [`Silo::kills`].
-    pub aggregator_kills: Vec<AggregatorKill>,
+    /// What goes wrong with aggregators; silos have it in [`Silo::faults`].
+    pub aggregator_faults: Vec<AggregatorFault>,
+    /// What goes wrong between nodes.
+    pub link_faults: Vec<LinkFault>,
     /// What must come of it.
     pub expect: Expect,
 }
@@ -74,39 +84,12 @@ pub struct Silo {
     pub start_after: Duration,
     /// Passed to its node as `--fail-at`; whatever becomes of the node then is not judged.
     pub fail_at: Option<String>,
-    /// When its node is killed, one after the other.
-    pub kills: Vec<Kill>,
-}
-
-/// One kill of a node's process and all its children, with SIGKILL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kill {
-    /// When.
-    pub when: KillWhen,
-    /// How long after that its node starts again; never, if absent.
-    pub restart_after: Option<Duration>,
-}
-
-/// When a node is killed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KillWhen {
-    /// At this point of its own code, which it is told with `--fail-at`.
-    Point(String),
-    /// When it has printed this event.
-    Event(String),
-    /// This long after it was started.
-    After(Duration),
-}
-
-/// A kill of whoever's turn it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AggregatorKill {
-    /// Of which agreement.
-    pub height: u32,
-    /// Of which turn, from 0.
-    pub view: u32,
-    /// When and for how long.
-    pub kill: Kill,
+    /// What goes wrong with its node, one after the other.
+    pub faults: Vec<Fault>,
+    /// How its node lies; whatever becomes of the node then is not judged.
+    pub lie: Option<String>,
+    /// How far its clock is ahead of the machine's, in milliseconds.
+    pub clock_skew_ms: i64,
 }
 
 /// A value of an option.
@@ -132,6 +115,8 @@ pub enum Outcome {
     Agreed,
     /// On nothing, certified.
     Abandoned,
+    /// Not at all in the time given: too many members are missing for a quorum.
+    Stalled,
 }
 
 /// What must come of a testnet.
@@ -141,6 +126,8 @@ pub struct Expect {
     pub outcome: Outcome,
     /// Whose ballots count, at every height.
     pub contributors: Option<Contributors>,
+    /// Whose ballots count at least, at every height.
+    pub contributors_include: BTreeSet<String>,
     /// The global mask.
     pub mask_root: Option<Digest>,
     /// From the start of the first node to the end of the last.
@@ -149,6 +136,10 @@ pub struct Expect {
     pub evidence_against: Option<BTreeSet<String>>,
     /// Silos that the auditor names as faulty, and no others.
     pub fault_named: Option<BTreeSet<String>>,
+    /// Silos that other nodes shut out for what they sent, and no others.
+    pub shut_out: Option<BTreeSet<String>>,
+    /// Silos that evidence and auditor may name and nodes may shut out, if any, and no others.
+    pub accused_only: Option<BTreeSet<String>>,
 }
 
 /// Whose ballots count.
@@ -211,27 +202,9 @@ struct SiloDocument {
     start_after_ms: u64,
     fail_at: Option<String>,
     kill: Option<KillDocument>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct KillDocument {
-    point: Option<String>,
-    event: Option<String>,
-    after_ms: Option<u64>,
-    restart_after_ms: Option<u64>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PerturbDocument {
-    who: String,
-    height: Option<u32>,
-    view: Option<u32>,
-    point: Option<String>,
-    event: Option<String>,
-    after_ms: Option<u64>,
-    restart_after_ms: Option<u64>,
+    lie: Option<String>,
+    #[serde(default)]
+    clock_skew_ms: i64,
 }
 
 #[derive(Deserialize)]
@@ -240,10 +213,14 @@ struct ExpectDocument {
     #[serde(default)]
     outcome: Outcome,
     contributors: Option<Contributors>,
+    #[serde(default)]
+    contributors_include: BTreeSet<String>,
     mask_root: Option<Digest>,
     within_seconds: Option<u64>,
     evidence_against: Option<BTreeSet<String>>,
     fault_named: Option<BTreeSet<String>>,
+    shut_out: Option<BTreeSet<String>>,
+    accused_only: Option<BTreeSet<String>>,
 }
 
 fn yes() -> bool {
@@ -270,20 +247,26 @@ impl Manifest {
         let by_magnitude =
             matches!(document.round.get("pruner"), Some(RoundOption::Text(pruner)) if pruner == "magnitude");
         let mut silos = silos(document.silo, !by_magnitude)?;
-        let aggregator_kills = perturbations(document.perturb, &mut silos)?;
+        let (aggregator_faults, link_faults) = faults::perturbations(document.perturb, &mut silos)?;
         for silo in &silos {
-            check_kills(silo)?;
+            faults::check_faults(silo)?;
         }
         let expect = expectations(document.expect, &silos)?;
         check_round(&document.round)?;
-        Ok(Self { name: document.name, model, silos, round: document.round, aggregator_kills, expect })
+        let round = document.round;
+        Ok(Self { name: document.name, model, silos, round, aggregator_faults, link_faults, expect })
     }
 }
 
 impl Silo {
     /// Whether its node must end with the expected outcome.
     pub fn must_finish(&self) -> bool {
-        self.start && self.fail_at.is_none() && self.kills.iter().all(|kill| kill.restart_after.is_some())
+        self.start && self.is_honest() && self.faults.iter().all(|fault| fault.ends_after.is_some())
+    }
+
+    /// Whether it does what members do, as far as it runs.
+    pub fn is_honest(&self) -> bool {
+        self.fail_at.is_none() && self.lie.is_none()
     }
 }
 
@@ -382,12 +365,13 @@ fn silos(documents: Vec<SiloDocument>, needs_text: bool) -> Result<Vec<Silo>, Ma
         if let Some(point) = &document.fail_at {
             check_text(&key("fail_at"), point)?;
         }
-        let kills = match document.kill {
-            Some(kill) => {
-                vec![kill_of(&key("kill"), kill.point, kill.event, kill.after_ms, kill.restart_after_ms)?]
-            }
-            None => Vec::new(),
-        };
+        if let Some(lie) = &document.lie {
+            check_text(&key("lie"), lie)?;
+        }
+        if document.clock_skew_ms.unsigned_abs() > MAX_CLOCK_SKEW_MS.unsigned_abs() {
+            return Err(wrong(key("clock_skew_ms"), format!("use -{MAX_CLOCK_SKEW_MS} to {MAX_CLOCK_SKEW_MS}")));
+        }
+        let kill = document.kill.map(|kill| faults::kill_of(&key("kill"), kill)).transpose()?;
         let start_after = milliseconds(&key("start_after_ms"), document.start_after_ms)?;
         silos.push(Silo {
             data,
@@ -395,7 +379,9 @@ fn silos(documents: Vec<SiloDocument>, needs_text: bool) -> Result<Vec<Silo>, Ma
             start: document.start,
             start_after,
             fail_at: document.fail_at,
-            kills,
+            faults: kill.into_iter().collect(),
+            lie: document.lie,
+            clock_skew_ms: document.clock_skew_ms,
             name: document.name,
         });
     }
@@ -404,89 +390,6 @@ fn silos(documents: Vec<SiloDocument>, needs_text: bool) -> Result<Vec<Silo>, Ma
         return Err(wrong("silo: name", format!("two silos are called `{}`: rename one", pair[0].name)));
     }
     Ok(silos)
-}
-
-fn kill_of(
-    key: &str,
-    point: Option<String>,
-    event: Option<String>,
-    after_ms: Option<u64>,
-    restart_after_ms: Option<u64>,
-) -> Result<Kill, ManifestError> {
-    let when = match (point, event, after_ms) {
-        (Some(point), None, None) => {
-            check_text(key, &point)?;
-            KillWhen::Point(point)
-        }
-        (None, Some(event), None) => {
-            check_text(key, &event)?;
-            if event == "finished" {
-                return Err(wrong(key, "a node that has finished is stopped anyway: use an earlier event"));
-            }
-            KillWhen::Event(event)
-        }
-        (None, None, Some(after_ms)) => KillWhen::After(milliseconds(key, after_ms)?),
-        _ => return Err(wrong(key, "say when: give one of `point`, `event` and `after_ms`")),
-    };
-    let restart_after = restart_after_ms.map(|given| milliseconds(key, given)).transpose()?;
-    Ok(Kill { when, restart_after })
-}
-
-fn perturbations(documents: Vec<PerturbDocument>, silos: &mut [Silo]) -> Result<Vec<AggregatorKill>, ManifestError> {
-    let mut aggregator_kills = Vec::new();
-    for document in documents {
-        let key = format!("perturb {}", shortened(&document.who));
-        let PerturbDocument { who, height, view, point, event, after_ms, restart_after_ms } = document;
-        let kill = kill_of(&key, point, event, after_ms, restart_after_ms)?;
-        if who == AGGREGATOR {
-            aggregator_kills.push(AggregatorKill { height: height.unwrap_or(0), view: view.unwrap_or(0), kill });
-            continue;
-        }
-        if height.is_some() || view.is_some() {
-            return Err(wrong(key, "`height` and `view` say whose turn it is: they go with who = \"aggregator\""));
-        }
-        let Some(silo) = silos.iter_mut().find(|silo| silo.name == who) else {
-            return Err(wrong(key, "no silo has this name: give one, or \"aggregator\""));
-        };
-        silo.kills.push(kill);
-    }
-    if aggregator_kills.len() > MAX_KILLS {
-        return Err(wrong("perturb", format!("at most {MAX_KILLS} kills of aggregators")));
-    }
-    if !aggregator_kills.is_empty()
-        && let Some(silo) = silos.iter().find(|silo| !silo.start || silo.fail_at.is_some() || !silo.kills.is_empty())
-    {
-        return Err(wrong(
-            "perturb aggregator",
-            format!(
-                "whose turn it is follows from the round id, and it may be `{}`, which is absent or fails in its own way: \
-                 let all other silos run undisturbed",
-                silo.name
-            ),
-        ));
-    }
-    Ok(aggregator_kills)
-}
-
-fn check_kills(silo: &Silo) -> Result<(), ManifestError> {
-    let key = format!("silo {}: kill", silo.name);
-    if silo.kills.len() > MAX_KILLS {
-        return Err(wrong(key, format!("at most {MAX_KILLS} kills")));
-    }
-    if !silo.kills.is_empty() && !silo.start {
-        return Err(wrong(key, "a node that never starts cannot be killed: remove one of the two"));
-    }
-    if !silo.kills.is_empty() && silo.fail_at.is_some() {
-        return Err(wrong(key, "`fail_at` leaves open whether the node dies: use one of the two"));
-    }
-    let followed = silo.kills.iter().rev().skip(1);
-    if followed.into_iter().any(|kill| kill.restart_after.is_none()) {
-        return Err(wrong(
-            key,
-            "only the last kill may be without `restart_after_ms`: nothing is left to kill after it",
-        ));
-    }
-    Ok(())
 }
 
 fn expectations(document: ExpectDocument, silos: &[Silo]) -> Result<Expect, ManifestError> {
@@ -504,15 +407,24 @@ fn expectations(document: ExpectDocument, silos: &[Silo]) -> Result<Expect, Mani
         }
         _ => {}
     }
-    for (key, names) in
-        [("expect: evidence_against", &document.evidence_against), ("expect: fault_named", &document.fault_named)]
-    {
+    known("expect: contributors_include", &document.contributors_include)?;
+    for (key, names) in [
+        ("expect: evidence_against", &document.evidence_against),
+        ("expect: fault_named", &document.fault_named),
+        ("expect: shut_out", &document.shut_out),
+        ("expect: accused_only", &document.accused_only),
+    ] {
         if let Some(names) = names {
             known(key, names)?;
         }
     }
-    if document.outcome == Outcome::Abandoned && (document.mask_root.is_some() || document.contributors.is_some()) {
-        return Err(wrong("expect", "an abandoned round has no mask: remove `mask_root` and `contributors`"));
+    let of_a_mask =
+        document.mask_root.is_some() || document.contributors.is_some() || !document.contributors_include.is_empty();
+    if document.outcome != Outcome::Agreed && of_a_mask {
+        return Err(wrong(
+            "expect",
+            "an abandoned or stalled round has no mask: remove `mask_root`, `contributors` and `contributors_include`",
+        ));
     }
     if !silos.iter().any(Silo::must_finish) {
         return Err(wrong("silo", "no node is left that could finish: let one run undisturbed"));
@@ -524,10 +436,13 @@ fn expectations(document: ExpectDocument, silos: &[Silo]) -> Result<Expect, Mani
     Ok(Expect {
         outcome: document.outcome,
         contributors: document.contributors,
+        contributors_include: document.contributors_include,
         mask_root: document.mask_root,
         within: Duration::from_secs(seconds),
         evidence_against: document.evidence_against,
         fault_named: document.fault_named,
+        shut_out: document.shut_out,
+        accused_only: document.accused_only,
     })
 }
 

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::error::{TestnetError, at};
 use crate::events::{self, Named};
-use crate::process::{Group, in_words};
+use crate::links::{Links, Rules};
+use crate::manifest::LinkFault;
+use crate::process::{self, Group, in_words};
 use crate::supervise::{Action, Failure, Input, Record, Supervisor};
 use crate::{Observer, Phase, Progress};
 
@@ -38,6 +40,20 @@ pub(crate) struct Ended {
     pub(crate) failure: Option<Failure>,
     /// From the first start until the last node that had to finish had.
     pub(crate) took: Duration,
+    /// The process groups that nodes had.
+    pub(crate) groups: Vec<u32>,
+}
+
+/// What a network is run with.
+pub(crate) struct Stage<'a> {
+    /// By silo.
+    pub(crate) logs: &'a [Logs],
+    /// Makes the command of a silo's node, given what to pass as `--fail-at`.
+    pub(crate) launch: &'a dyn Fn(usize, Option<&str>) -> Command,
+    /// Where nodes dial each other, if that is not at each other.
+    pub(crate) links: Option<&'a Links>,
+    /// What goes wrong on links.
+    pub(crate) link_faults: &'a [LinkFault],
 }
 
 enum Message {
@@ -57,34 +73,35 @@ struct Process {
 
 struct Network<'a> {
     supervisor: Supervisor,
-    logs: &'a [Logs],
-    launch: &'a dyn Fn(usize, Option<&str>) -> Command,
+    stage: &'a Stage<'a>,
+    /// Which faults of links are at work.
+    disturbing: Vec<bool>,
     processes: Vec<Option<Process>>,
+    groups: Vec<u32>,
     started: u64,
     begin: Instant,
     sender: Sender,
     receiver: Receiver<(usize, u64, Message)>,
 }
 
-/// Runs all nodes until the supervisor says that it is over, then stops them. `launch` makes the command of a silo's
-/// node, given what to pass as `--fail-at`.
+/// Runs all nodes until the supervisor says that it is over, then stops them.
 ///
 /// # Errors
 /// When a process cannot be started or a log not written; [`TestnetError::Stopped`] when `stop` says so. No process is
 /// left in either case.
 pub(crate) fn run(
     supervisor: Supervisor,
-    logs: &[Logs],
-    launch: &dyn Fn(usize, Option<&str>) -> Command,
+    stage: &Stage<'_>,
     stop: &dyn Fn() -> bool,
     observe: Observer<'_>,
 ) -> Result<Ended, TestnetError> {
     let (sender, receiver) = sync_channel(MAX_QUEUED_LINES);
     let mut network = Network {
         supervisor,
-        logs,
-        launch,
-        processes: logs.iter().map(|_| None).collect(),
+        stage,
+        disturbing: vec![false; stage.link_faults.len()],
+        processes: stage.logs.iter().map(|_| None).collect(),
+        groups: Vec::new(),
         started: 0,
         begin: Instant::now(),
         sender,
@@ -106,8 +123,8 @@ pub(crate) fn run(
     network.show(&mut shown, observe);
     let failure = network.supervisor.ended().and_then(Result::err);
     let phases = network.supervisor.phases().map(|(_, phase)| phase.clone()).collect();
-    let records = std::mem::replace(&mut network.supervisor, Supervisor::new(&[], Duration::ZERO)).into_records();
-    Ok(Ended { records, phases, failure, took })
+    let Network { supervisor, groups, .. } = network;
+    Ok(Ended { records: supervisor.into_records(), phases, failure, took, groups })
 }
 
 impl Network<'_> {
@@ -155,30 +172,60 @@ impl Network<'_> {
     fn step(&mut self, input: Input) -> Result<(), TestnetError> {
         for action in self.supervisor.step(self.begin.elapsed(), input) {
             match action {
-                Action::Start { silo, fail_at } => self.start(silo, fail_at.as_deref())?,
-                Action::Kill { silo } => {
-                    if let Some(Some(process)) = self.processes.get_mut(silo) {
-                        process.group.kill();
+                Action::Start { silo, fail_at, file_bytes } => self.start(silo, fail_at.as_deref(), file_bytes)?,
+                Action::Kill { silo } => self.with_group(silo, Group::kill),
+                Action::Terminate { silo } => self.with_group(silo, Group::terminate),
+                Action::Pause { silo } => self.with_group(silo, Group::pause),
+                Action::Resume { silo } => self.with_group(silo, Group::resume),
+                Action::Disturb { fault, on } => {
+                    if let Some(disturbing) = self.disturbing.get_mut(fault) {
+                        *disturbing = on;
                     }
+                    self.set_links();
                 }
             }
         }
         Ok(())
     }
 
-    fn start(&mut self, silo: usize, fail_at: Option<&str>) -> Result<(), TestnetError> {
-        let Some(logs) = self.logs.get(silo) else { return Ok(()) };
+    fn with_group(&mut self, silo: usize, then: impl FnOnce(&mut Group)) {
+        if let Some(Some(process)) = self.processes.get_mut(silo) {
+            then(&mut process.group);
+        }
+    }
+
+    /// Puts all faults that are at work together.
+    fn set_links(&self) {
+        let Some(links) = self.stage.links else { return };
+        let mut rules = Rules::open(self.processes.len());
+        let at_work = self.stage.link_faults.iter().zip(&self.disturbing).filter(|(_, disturbing)| **disturbing);
+        for (fault, _) in at_work {
+            for (from, to) in &fault.pairs {
+                if let Some(rule) = rules.of(*from, *to) {
+                    rule.add(fault.disturbance);
+                }
+            }
+        }
+        links.set(rules);
+    }
+
+    fn start(&mut self, silo: usize, fail_at: Option<&str>, file_bytes: Option<u64>) -> Result<(), TestnetError> {
+        let Some(logs) = self.stage.logs.get(silo) else { return Ok(()) };
         let append = |path: &Path| -> Result<File, TestnetError> {
             OpenOptions::new().create(true).append(true).open(path).map_err(at("write", path))
         };
         let mut errors = append(&logs.errors)?;
-        let mut command = (self.launch)(silo, fail_at);
+        let mut command = (self.stage.launch)(silo, fail_at);
+        if let Some(file_bytes) = file_bytes {
+            process::limit_files(&mut command, file_bytes);
+        }
         writeln!(errors, "$ {}", crate::program::in_words(&command)).map_err(at("write", &logs.errors))?;
         // unbuffered: people read along
         let mut log = append(&logs.events)?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         let program = PathBuf::from(command.get_program());
         let mut group = Group::spawn(&mut command).map_err(at("start", &program))?;
+        self.groups.push(group.id());
         self.started += 1;
         let number = self.started;
         if let Some(output) = group.child_mut().stdout.take() {

@@ -66,6 +66,11 @@ pub(crate) fn reserve(count: usize, start: u64) -> io::Result<Vec<Reserved>> {
     Ok(reserved)
 }
 
+/// Those of these ports that something holds, for TCP or UDP.
+pub(crate) fn taken(ports: impl IntoIterator<Item = u16>) -> Vec<u16> {
+    ports.into_iter().filter(|port| Reserved::of(*port).is_err()).collect()
+}
+
 /// The ports to try: below those that the system gives to outgoing connections, which it states as two numbers.
 fn candidates(outgoing: Option<&str>) -> Range<u16> {
     let lowest_outgoing = outgoing.and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or(32_768);

@@ -62,7 +62,7 @@ pub(crate) fn sources(
     })
 }
 
-/// Makes everything that nodes need before they start, and settles which nodes are killed.
+/// Makes everything that nodes need before they start, and settles whose turn it is that is disturbed.
 pub(crate) fn prepare(
     manifest: &mut Manifest,
     model: &Path,
@@ -138,22 +138,22 @@ fn read_back(folder: &Folder, made: &Answer) -> Result<Prepared, TestnetError> {
     Ok(Prepared { consortium, round })
 }
 
-/// Gives each kill of an aggregator to the silo whose turn it is.
+/// Gives each fault of an aggregator to the silo whose turn it is.
 fn settle_aggregators(manifest: &mut Manifest, prepared: &Prepared) {
     let quorum = prepared.consortium.quorum();
-    for asked in std::mem::take(&mut manifest.aggregator_kills) {
+    for asked in std::mem::take(&mut manifest.aggregator_faults) {
         let rotation = Rotation::new(prepared.round.id(), Height(asked.height), quorum);
         let member = rotation.aggregator(asked.view).as_usize();
         // silos are in the order of members
         if let Some(silo) = manifest.silos.get_mut(member) {
-            silo.kills.push(asked.kill);
+            silo.faults.push(asked.fault);
         }
     }
     // what comes after a last death cannot happen
     for silo in &mut manifest.silos {
-        silo.kills.sort_by_key(|kill| kill.restart_after.is_none());
-        let last = silo.kills.iter().position(|kill| kill.restart_after.is_none());
-        silo.kills.truncate(last.map_or(silo.kills.len(), |last| last + 1));
+        silo.faults.sort_by_key(|fault| fault.ends_after.is_none());
+        let last = silo.faults.iter().position(|fault| fault.ends_after.is_none());
+        silo.faults.truncate(last.map_or(silo.faults.len(), |last| last + 1));
     }
 }
 
@@ -204,6 +204,10 @@ pub struct NodeArguments {
     pub out: PathBuf,
     /// Where it listens.
     pub listen: Vec<String>,
+    /// Where it dials others, by name, instead of where the consortium says.
+    pub dial: Vec<(String, String)>,
+    /// How far its clock is ahead of the machine's, in milliseconds.
+    pub clock_skew_ms: i64,
     /// How long it helps others once it has finished.
     pub linger_seconds: u64,
 }
@@ -226,6 +230,8 @@ impl NodeArguments {
             ballot: sources.ballots.get(number).cloned().flatten(),
             out: folder.pruned(&silo.name),
             listen: addresses(port).into(),
+            dial: Vec::new(),
+            clock_skew_ms: silo.clock_skew_ms,
             linger_seconds,
         }
     }
@@ -244,6 +250,13 @@ impl NodeArguments {
         arguments.extend(words(&[&"--out", &self.out]));
         for address in &self.listen {
             arguments.extend(words(&[&"--listen", address]));
+        }
+        for (member, address) in &self.dial {
+            arguments.extend(words(&[&"--dial", &format!("{member}={address}")]));
+        }
+        if self.clock_skew_ms != 0 {
+            // in one word: it may start with a dash
+            arguments.push(format!("--clock-skew-ms={}", self.clock_skew_ms).into());
         }
         arguments.extend(words(&[&"--linger", &self.linger_seconds.to_string()]));
         arguments

@@ -60,12 +60,32 @@ impl Group {
         Ok(self.status)
     }
 
-    /// Asks the process, alone, to end.
+    /// Asks the process, alone, to end; if it stands still, it goes on to hear that.
     pub fn terminate(&mut self) {
         if self.status.is_none() {
             // SAFETY: kill takes two numbers; the id is of a child that was not waited for, hence not another's.
             unsafe { libc::kill(self.pid(), libc::SIGTERM) };
+            self.resume();
         }
+    }
+
+    /// Lets the process and what it started stand still.
+    pub fn pause(&mut self) {
+        if self.status.is_none() {
+            self.signal_group(libc::SIGSTOP);
+        }
+    }
+
+    /// Lets them go on.
+    pub fn resume(&mut self) {
+        if self.status.is_none() {
+            self.signal_group(libc::SIGCONT);
+        }
+    }
+
+    /// The id of the group, which is that of its leader.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends the process and what it started, at once.
@@ -96,8 +116,12 @@ impl Group {
     }
 
     fn kill_group(&self) {
+        self.signal_group(libc::SIGKILL);
+    }
+
+    fn signal_group(&self, signal: libc::c_int) {
         // SAFETY: killpg takes two numbers; the leader was not waited for, hence the group is its own.
-        unsafe { libc::killpg(self.pid(), libc::SIGKILL) };
+        unsafe { libc::killpg(self.pid(), signal) };
     }
 }
 
@@ -105,6 +129,42 @@ impl Drop for Group {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Lets no file that the process or its children write grow beyond this: writing fails then, as on a full disk, though
+/// the system says EFBIG where it would say ENOSPC. Any user may do so.
+pub fn limit_files(command: &mut Command, file_bytes: u64) {
+    let limit = move || {
+        let limit = libc::rlimit { rlim_cur: file_bytes as libc::rlim_t, rlim_max: file_bytes as libc::rlim_t };
+        // SAFETY: setrlimit reads one struct that lives across the call.
+        if unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: signal takes a number and a constant; ignored, the signal makes writing fail instead of ending the
+        // process, and programs that it starts inherit that.
+        if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only setrlimit and signal are called, which are async-signal-safe, and nothing
+    // allocates.
+    unsafe { command.pre_exec(limit) };
+}
+
+/// Processes of these groups that are there and no zombies, where the system tells (Linux), and otherwise none.
+pub fn left_of(groups: &[u32]) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let of_group = |entry: io::Result<std::fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let process: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // after the name, which may hold anything: state, parent, group
+        let mut fields = stat.rsplit(')').next()?.split_whitespace();
+        let (state, group) = (fields.next()?, fields.nth(1)?.parse().ok()?);
+        (groups.contains(&group) && state != "Z").then_some(process)
+    };
+    entries.filter_map(of_group).collect()
 }
 
 /// A status in words: `code 1`, `signal 9`.
@@ -171,6 +231,48 @@ pub(crate) mod tests {
         group.terminate();
         group.kill();
         assert_eq!(in_words(group.poll().unwrap().unwrap()), "code 7");
+    }
+
+    #[test]
+    fn a_paused_group_stands_still_and_goes_on() {
+        let (mut group, child) = with_child("sleep 600 & echo $!; wait");
+        let stopped = |pid: u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('T')
+        };
+        let within = |what: &dyn Fn() -> bool| {
+            (0..2000).any(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                what()
+            })
+        };
+        group.pause();
+        assert!(within(&|| stopped(group.id()) && stopped(child)));
+        group.resume();
+        assert!(within(&|| !stopped(group.id()) && !stopped(child)));
+        group.pause();
+        assert_eq!(left_of(&[group.id()]).len(), 2);
+        group.terminate();
+        let status = (0..2000).find_map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            group.poll().unwrap()
+        });
+        assert!(status.is_some(), "who is asked to end is not left standing");
+        assert!(is_gone(child) && left_of(&[group.id()]).is_empty());
+    }
+
+    #[test]
+    fn a_full_disk_fails_writing_and_ends_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let mut command = Command::new("sh");
+        // the shell's child, too
+        command.args(["-c", "head -c 100000 /dev/zero > \"$0\" 2>/dev/null; echo $?"]).arg(&path);
+        limit_files(&mut command, 5000);
+        let output = command.stdout(Stdio::piped()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        assert_ne!(String::from_utf8_lossy(&output.stdout).trim(), "0");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 5000);
     }
 
     #[cfg(target_os = "linux")]

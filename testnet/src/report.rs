@@ -74,8 +74,14 @@ pub struct SiloReport {
     pub sent: BTreeMap<String, u64>,
     /// Bytes that it received, over all its processes.
     pub received_bytes: Option<u64>,
+    /// The most memory that its last process had.
+    pub peak_memory_bytes: Option<u64>,
+    /// Members that it shut out for what they sent.
+    pub shut_out: Vec<String>,
     /// How often it was killed.
     pub kills: usize,
+    /// How often something went wrong with its process, kills among them.
+    pub faults: usize,
     /// The global mask that it came to.
     pub mask_root: Option<Digest>,
     /// What `fedprune audit verify` says about its transcript.

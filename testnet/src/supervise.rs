@@ -9,12 +9,14 @@ use fedprune_mask::Digest;
 use serde::Serialize;
 
 use crate::events::{Named, NodeEvent};
-use crate::manifest::{Kill, KillWhen, Outcome, Silo};
+use crate::manifest::{Begin, Fault, How, LinkFault, Outcome, Silo, When};
 
 /// Exit code of a node whose round ended on a mask.
 pub(crate) const EXIT_AGREED: i32 = 0;
 /// Exit code of a node whose round was abandoned.
 pub(crate) const EXIT_ABANDONED: i32 = 3;
+/// Exit code of a node that could not go on.
+const EXIT_FAILED: i32 = 1;
 /// Exit code of a node that was asked to end.
 const EXIT_STOPPED: i32 = 130;
 
@@ -26,9 +28,19 @@ pub(crate) enum Action {
         silo: usize,
         /// For `--fail-at`.
         fail_at: Option<String>,
+        /// Bytes of the largest file that it can write, if its disk is full.
+        file_bytes: Option<u64>,
     },
     /// Kill it and its children; answered by an exit.
     Kill { silo: usize },
+    /// Ask it to end; answered by an exit.
+    Terminate { silo: usize },
+    /// Let it and its children stand still.
+    Pause { silo: usize },
+    /// Let it and its children go on.
+    Resume { silo: usize },
+    /// Begin or end a fault of links, by its number.
+    Disturb { fault: usize, on: bool },
 }
 
 /// What became of a process or of the time.
@@ -88,8 +100,10 @@ pub enum Phase {
         /// At this height.
         height: u32,
     },
-    /// It was killed, as the manifest has it.
+    /// It was killed or stopped, as the manifest has it.
     Killed,
+    /// It stands still, as the manifest has it.
+    Paused,
     /// It has ended.
     Finished {
         /// How.
@@ -108,6 +122,10 @@ pub(crate) struct Record {
     pub(crate) decided: BTreeMap<u32, BTreeSet<String>>,
     pub(crate) tallied: BTreeMap<u32, Digest>,
     pub(crate) evidence_against: BTreeSet<String>,
+    /// Members that it shut out.
+    pub(crate) shut_out: BTreeSet<String>,
+    /// Things that went wrong with it, as the manifest has it.
+    pub(crate) faults: usize,
     pub(crate) kills: usize,
     pub(crate) finished: Option<Finished>,
 }
@@ -132,6 +150,7 @@ pub(crate) struct Finished {
     pub(crate) received_bytes: u64,
     /// What was sent, by what it was for; known when the node has closed its connections.
     pub(crate) sent: BTreeMap<String, u64>,
+    pub(crate) peak_memory_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +160,7 @@ enum Life {
     Waiting(Duration),
     /// Since this time.
     Running(Duration),
-    /// Was killed by us and has not ended yet.
+    /// Was killed by us, or asked to end, and has not ended yet.
     Dying,
     /// Has ended for good.
     Ended,
@@ -152,58 +171,121 @@ struct Node {
     name: String,
     life: Life,
     phase: Phase,
-    kills: Vec<Kill>,
+    faults: Vec<Fault>,
     fail_at: Option<String>,
+    honest: bool,
     must_finish: bool,
+    /// When it goes on, with how far it was.
+    paused: Option<(Duration, Phase)>,
     record: Record,
+}
+
+/// How far a fault of links is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Disturbed {
+    NotYet,
+    /// Until this time, or to the end.
+    Now(Option<Duration>),
+    Over,
 }
 
 /// All nodes of a testnet.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     nodes: Vec<Node>,
+    links: Vec<(LinkFault, Disturbed)>,
     within: Duration,
+    /// Whether no node may finish, and running out of time is how it ends well.
+    stalls: bool,
+    time_is_over: bool,
     stopping: bool,
     failure: Option<Failure>,
 }
 
 impl Node {
-    fn next_kill(&self) -> Option<&Kill> {
-        self.kills.get(self.record.kills)
+    fn next_fault(&self) -> Option<&Fault> {
+        self.faults.get(self.record.faults)
     }
 
     fn start(&mut self, silo: usize, now: Duration) -> Action {
         self.life = Life::Running(now);
         self.phase = Phase::Started;
-        let point = self.next_kill().and_then(|kill| match &kill.when {
-            KillWhen::Point(point) => Some(point.clone()),
-            KillWhen::Event(_) | KillWhen::After(_) => None,
+        let next = self.next_fault();
+        let point = next.and_then(|fault| match &fault.when {
+            When::Point(point) => Some(point.clone()),
+            When::Event(_) | When::After(_) | When::Start => None,
         });
-        Action::Start { silo, fail_at: point.or_else(|| self.fail_at.clone()) }
+        let file_bytes = next.and_then(|fault| match fault.how {
+            How::FullDisk { file_bytes } => Some(file_bytes),
+            How::Kill | How::Restart | How::Pause => None,
+        });
+        Action::Start { silo, fail_at: point.or_else(|| self.fail_at.clone()), file_bytes }
     }
 
-    /// A kill has come to pass.
+    /// The next fault, whose time has come, begins.
+    fn strike(&mut self, silo: usize, now: Duration, actions: &mut Vec<Action>) {
+        let Some(fault) = self.next_fault() else { return };
+        match fault.how {
+            How::Kill => {
+                self.life = Life::Dying;
+                actions.push(Action::Kill { silo });
+            }
+            How::Restart => {
+                self.life = Life::Dying;
+                actions.push(Action::Terminate { silo });
+            }
+            How::Pause => {
+                let until = now.saturating_add(fault.ends_after.unwrap_or_default());
+                self.record.faults += 1;
+                self.paused = Some((until, std::mem::replace(&mut self.phase, Phase::Paused)));
+                actions.push(Action::Pause { silo });
+            }
+            // it strikes by itself
+            How::FullDisk { .. } => {}
+        }
+    }
+
+    /// A fault has ended its process.
     fn killed(&mut self, now: Duration) {
-        let restart_after = self.next_kill().and_then(|kill| kill.restart_after);
-        self.record.kills += 1;
+        let restart_after = self.next_fault().and_then(|fault| fault.ends_after);
+        self.record.kills += usize::from(self.next_fault().is_some_and(|fault| fault.how == How::Kill));
+        self.record.faults += 1;
         self.phase = Phase::Killed;
         self.life = restart_after.map_or(Life::Ended, |after| Life::Waiting(now.saturating_add(after)));
+    }
+
+    fn set_phase(&mut self, phase: Phase) {
+        match &mut self.paused {
+            // what it said before it was stopped
+            Some((_, before)) => *before = phase,
+            None => self.phase = phase,
+        }
     }
 }
 
 impl Supervisor {
     /// Nodes that have not started; time begins with the first [`Input::Tick`], at zero.
-    pub(crate) fn new(silos: &[Silo], within: Duration) -> Self {
+    pub(crate) fn new(silos: &[Silo], links: &[LinkFault], within: Duration, outcome: Outcome) -> Self {
         let nodes = silos.iter().map(|silo| Node {
             name: silo.name.clone(),
             life: if silo.start { Life::Waiting(silo.start_after) } else { Life::Absent },
             phase: if silo.start { Phase::Waiting } else { Phase::Absent },
-            kills: silo.kills.clone(),
+            faults: silo.faults.clone(),
             fail_at: silo.fail_at.clone(),
+            honest: silo.is_honest(),
             must_finish: silo.must_finish(),
+            paused: None,
             record: Record::default(),
         });
-        Self { nodes: nodes.collect(), within, stopping: false, failure: None }
+        Self {
+            nodes: nodes.collect(),
+            links: links.iter().map(|fault| (fault.clone(), Disturbed::NotYet)).collect(),
+            within,
+            stalls: outcome == Outcome::Stalled,
+            time_is_over: false,
+            stopping: false,
+            failure: None,
+        }
     }
 
     /// Takes note of what happened at `now` and says what to do.
@@ -220,22 +302,47 @@ impl Supervisor {
 
     fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
         for (silo, node) in self.nodes.iter_mut().enumerate() {
+            if let Some((_, phase)) = node.paused.take_if(|(until, _)| now >= *until) {
+                node.phase = phase;
+                actions.push(Action::Resume { silo });
+            }
             match node.life {
                 Life::Waiting(at) if now >= at => actions.push(node.start(silo, now)),
-                Life::Running(since) if node.record.finished.is_none() => {
-                    let due = node.next_kill().is_some_and(
-                        |kill| matches!(kill.when, KillWhen::After(after) if now >= since.saturating_add(after)),
+                Life::Running(since) if node.record.finished.is_none() && node.paused.is_none() => {
+                    let due = node.next_fault().is_some_and(
+                        |fault| matches!(fault.when, When::After(after) if now >= since.saturating_add(after)),
                     );
                     if due {
-                        node.life = Life::Dying;
-                        actions.push(Action::Kill { silo });
+                        node.strike(silo, now, actions);
                     }
                 }
                 Life::Absent | Life::Waiting(_) | Life::Running(_) | Life::Dying | Life::Ended => {}
             }
         }
+        self.disturb(now, |fault| matches!(fault.begins, Begin::After(after) if now >= after), actions);
         if now > self.within && !self.all_is_done() {
-            self.fail_for_time();
+            if self.stalls && self.failure.is_none() && self.everything_has_happened() {
+                self.time_is_over = true;
+            } else {
+                self.fail_for_time();
+            }
+        }
+    }
+
+    /// Begins faults of links that are due, and ends those that are over.
+    fn disturb(&mut self, now: Duration, due: impl Fn(&LinkFault) -> bool, actions: &mut Vec<Action>) {
+        for (number, (fault, disturbed)) in self.links.iter_mut().enumerate() {
+            match *disturbed {
+                Disturbed::NotYet if due(fault) => {
+                    *disturbed = Disturbed::Now(fault.lasts.map(|lasts| now.saturating_add(lasts)));
+                    actions.push(Action::Disturb { fault: number, on: true });
+                }
+                Disturbed::Now(Some(until)) if now >= until => {
+                    *disturbed = Disturbed::Over;
+                    actions.push(Action::Disturb { fault: number, on: false });
+                }
+                Disturbed::NotYet | Disturbed::Now(_) | Disturbed::Over => {}
+            }
         }
     }
 
@@ -248,48 +355,61 @@ impl Supervisor {
                 return self.fail(Some(silo), reason);
             }
         };
-        let due = matches!(node.next_kill(), Some(Kill { when: KillWhen::Event(event), .. }) if *event == name);
-        if due && matches!(node.life, Life::Running(_)) {
-            node.life = Life::Dying;
-            actions.push(Action::Kill { silo });
+        let due = matches!(node.next_fault(), Some(Fault { when: When::Event(event), .. }) if *event == name);
+        if due && matches!(node.life, Life::Running(_)) && node.paused.is_none() {
+            node.strike(silo, now, actions);
         }
+        let begins = |fault: &LinkFault| match &fault.begins {
+            Begin::Event(of, event) => of.is_none_or(|of| of == silo) && *event == name,
+            Begin::After(_) => false,
+        };
+        self.disturb(now, begins, actions);
         self.note(now, silo, event);
     }
 
     fn note(&mut self, now: Duration, silo: usize, event: NodeEvent) {
         let Some(node) = self.nodes.get_mut(silo) else { return };
-        let record = &mut node.record;
         match event {
-            NodeEvent::Listening { .. } => node.phase = Phase::Listening,
+            NodeEvent::Listening { .. } => node.set_phase(Phase::Listening),
             NodeEvent::Connected { member } => {
-                record.connected.insert(member);
+                node.record.connected.insert(member);
                 if matches!(node.phase, Phase::Started | Phase::Listening | Phase::Connected { .. }) {
-                    node.phase = Phase::Connected { members: record.connected.len() };
+                    let members = node.record.connected.len();
+                    node.set_phase(Phase::Connected { members });
                 }
             }
             NodeEvent::Ballot { height, bytes, seconds, mask_root } => {
-                node.phase = Phase::Ballot { bytes };
-                record.ballots.insert((height.unwrap_or(0), mask_root), OwnBallot { bytes, seconds });
+                node.set_phase(Phase::Ballot { bytes });
+                node.record.ballots.insert((height.unwrap_or(0), mask_root), OwnBallot { bytes, seconds });
             }
             NodeEvent::Decided { height, contributors } => {
-                node.phase = Phase::Decided { height };
-                let earlier = record.decided.insert(height, contributors.clone());
+                node.set_phase(Phase::Decided { height });
+                let earlier = node.record.decided.insert(height, contributors.clone());
                 self.check_one(silo, ("whose ballots count", height), &contributors, earlier, |record| {
                     record.decided.get(&height)
                 });
             }
             NodeEvent::Tallied { height, mask_root } => {
-                node.phase = Phase::Tallied { height };
-                let earlier = record.tallied.insert(height, mask_root);
+                node.set_phase(Phase::Tallied { height });
+                let earlier = node.record.tallied.insert(height, mask_root);
                 self.check_one(silo, ("the mask", height), &mask_root, earlier, |record| record.tallied.get(&height));
             }
-            NodeEvent::Evidence { member } => record.evidence_against.extend(member),
+            NodeEvent::Evidence { member } => node.record.evidence_against.extend(member),
+            NodeEvent::ShutOut { member } => drop(node.record.shut_out.insert(member)),
             // killed before it said so: it will say so again when it has restarted
             NodeEvent::Finished { .. } if node.life == Life::Dying => {}
-            NodeEvent::Finished { outcome, mask_root, transcript, pruned, sent_bytes, received_bytes } => {
-                node.phase = Phase::Finished { outcome };
+            NodeEvent::Finished {
+                outcome,
+                mask_root,
+                transcript,
+                pruned,
+                sent_bytes,
+                received_bytes,
+                peak_memory_bytes,
+            } => {
+                node.set_phase(Phase::Finished { outcome });
                 let sent = BTreeMap::new();
-                record.finished = Some(Finished {
+                node.record.finished = Some(Finished {
                     at: now,
                     outcome,
                     mask_root,
@@ -298,19 +418,24 @@ impl Supervisor {
                     sent_bytes,
                     received_bytes,
                     sent,
+                    peak_memory_bytes,
                 });
-                if let Some(kill) = node.next_kill() {
+                if self.stalls {
+                    let reason = format!("silo `{}` finished, in a round that can come to nothing", node.name);
+                    return self.fail(Some(silo), reason);
+                }
+                if let Some(fault) = node.next_fault() {
                     let reason = format!(
-                        "silo `{}` finished without being killed {}: the kill that the manifest asks for never happened",
+                        "silo `{}` finished without being {}: what the manifest asks for never happened",
                         node.name,
-                        when(kill)
+                        in_words(fault)
                     );
                     self.fail(Some(silo), reason);
                 }
             }
             // what others were still given after it had finished
             NodeEvent::Closed { sent_bytes, received_bytes, sent } => {
-                if let Some(finished) = &mut record.finished {
+                if let Some(finished) = &mut node.record.finished {
                     (finished.sent_bytes, finished.received_bytes, finished.sent) = (sent_bytes, received_bytes, sent);
                 }
             }
@@ -332,7 +457,7 @@ impl Supervisor {
             let reason = format!("silo `{}` has changed its mind on {what} of height {height}", node.name);
             return self.fail(Some(silo), reason);
         }
-        let honest = |node: &&Node| node.fail_at.is_none();
+        let honest = |node: &&Node| node.honest;
         let other =
             self.nodes.iter().filter(honest).find(|other| of(&other.record).is_some_and(|theirs| theirs != value));
         if let (Some(other), true) = (other, honest(&node)) {
@@ -343,14 +468,15 @@ impl Supervisor {
 
     fn exited(&mut self, now: Duration, silo: usize, code: Option<i32>, status: &str) {
         let Some(node) = self.nodes.get_mut(silo) else { return };
+        node.paused = None;
         if let Some(finished) = &node.record.finished {
             node.life = Life::Ended;
             let promised = match finished.outcome {
-                Outcome::Agreed => EXIT_AGREED,
+                Outcome::Agreed | Outcome::Stalled => EXIT_AGREED,
                 Outcome::Abandoned => EXIT_ABANDONED,
             };
             let fits = code == Some(promised) || (self.stopping && code == Some(EXIT_STOPPED));
-            if !fits && node.fail_at.is_none() {
+            if !fits && node.honest {
                 let reason = format!(
                     "the node of silo `{}` finished well and ended with {status}, not code {promised}",
                     node.name
@@ -359,14 +485,25 @@ impl Supervisor {
             }
             return;
         }
-        let at_point = matches!(node.next_kill(), Some(Kill { when: KillWhen::Point(_), .. }));
+        let next = node.next_fault();
+        let at_point = next.is_some_and(|fault| matches!(fault.when, When::Point(_)));
+        let full = next.is_some_and(|fault| matches!(fault.how, How::FullDisk { .. }));
+        let asked = next.is_some_and(|fault| fault.how == How::Restart);
         match node.life {
+            Life::Dying if asked && !matches!(code, Some(EXIT_STOPPED | EXIT_AGREED | EXIT_ABANDONED)) => {
+                let reason = format!(
+                    "the node of silo `{}` was asked to end and ended with {status}, not code {EXIT_STOPPED}",
+                    node.name
+                );
+                self.fail(Some(silo), reason);
+            }
             Life::Dying => node.killed(now),
             Life::Running(_) if at_point && code.is_none() => node.killed(now),
+            Life::Running(_) if full && code == Some(EXIT_FAILED) => node.killed(now),
             Life::Running(_) => {
                 node.life = Life::Ended;
                 node.phase = Phase::Gone;
-                if !self.stopping && node.fail_at.is_none() {
+                if !self.stopping && node.honest {
                     let reason = format!("the node of silo `{}` ended with {status} before the round did", node.name);
                     self.fail(Some(silo), reason);
                 }
@@ -398,21 +535,26 @@ impl Supervisor {
         let names: Vec<String> =
             self.nodes.iter().filter(|node| late(node)).map(|node| format!("`{}`", node.name)).collect();
         let what = match names.as_slice() {
-            [] => "a kill that the manifest asks for has not happened".to_owned(),
+            [] => "something that the manifest asks for has not happened".to_owned(),
             [one] => format!("silo {one} has not finished"),
             several => format!("silos {} have not finished", several.join(", ")),
         };
-        let first = first.or_else(|| self.nodes.iter().position(|node| node.next_kill().is_some()));
+        let first = first.or_else(|| self.nodes.iter().position(|node| node.next_fault().is_some()));
         self.fail(first, format!("{} s are over and {what}", self.within.as_secs()));
     }
 
-    fn all_is_done(&self) -> bool {
-        self.nodes
-            .iter()
-            .all(|node| node.next_kill().is_none() && (!node.must_finish || node.record.finished.is_some()))
+    /// Whether every fault has begun.
+    fn everything_has_happened(&self) -> bool {
+        self.nodes.iter().all(|node| node.next_fault().is_none())
+            && self.links.iter().all(|(_, disturbed)| *disturbed != Disturbed::NotYet)
     }
 
-    /// How it ended, if it has: well when every node that must finish has, and every kill has happened.
+    fn all_is_done(&self) -> bool {
+        let finished = |node: &Node| !node.must_finish || node.record.finished.is_some();
+        self.time_is_over || (!self.stalls && self.everything_has_happened() && self.nodes.iter().all(finished))
+    }
+
+    /// How it ended, if it has: well when every node that must finish has, and everything that should go wrong did.
     pub(crate) fn ended(&self) -> Option<Result<(), Failure>> {
         match &self.failure {
             Some(failure) => Some(Err(failure.clone())),
@@ -431,11 +573,18 @@ impl Supervisor {
     }
 }
 
-fn when(kill: &Kill) -> String {
-    match &kill.when {
-        KillWhen::Point(point) => format!("at point `{point}`"),
-        KillWhen::Event(event) => format!("at event `{event}`"),
-        KillWhen::After(after) => format!("{} ms after its start", after.as_millis()),
+fn in_words(fault: &Fault) -> String {
+    let how = match fault.how {
+        How::Kill => "killed",
+        How::Restart => "restarted",
+        How::Pause => "paused",
+        How::FullDisk { file_bytes } => return format!("stopped by files of {file_bytes} bytes at most"),
+    };
+    match &fault.when {
+        When::Point(point) => format!("{how} at point `{point}`"),
+        When::Event(event) => format!("{how} at event `{event}`"),
+        When::After(after) => format!("{how} {} ms after its start", after.as_millis()),
+        When::Start => how.to_owned(),
     }
 }
 

@@ -155,6 +155,7 @@ impl Fake {
             base: None,
             folder: Some(&out),
             program: &self.path("fedprune"),
+            lying_program: None,
             bundle: &bundle,
             stop,
         };
@@ -249,6 +250,7 @@ fn progress_tells_each_phase() {
         base: None,
         folder: Some(&out),
         program: &fake.path("fedprune"),
+        lying_program: None,
         bundle: &bundle,
         stop: &|| false,
     };

@@ -67,6 +67,7 @@ impl Bed {
             base: Some(&root()),
             folder: Some(&folder.path().join("net")),
             program: &program,
+            lying_program: None,
             bundle: &|_| Ok(Bundled::default()),
             stop: &|| false,
         };
@@ -311,6 +312,15 @@ impl Nodes {
     /// Whether a node's process is there.
     pub fn runs(&self, node: usize) -> bool {
         self.nodes[node].ended.is_none() && self.nodes[node].group.is_some()
+    }
+
+    /// The most memory that a node's process had so far, where there is `/proc`.
+    #[allow(dead_code, reason = "for the tests of floods")]
+    pub fn peak_memory_bytes(&self, node: usize) -> u64 {
+        let Some(group) = &self.nodes[node].group else { return 0 };
+        let status = std::fs::read_to_string(format!("/proc/{}/status", group.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+        line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap_or(0) * 1024
     }
 
     /// Everything of this kind that a node has said in its present life.

@@ -1,5 +1,6 @@
 //! A member's node: libp2p, storage, and the loop that turns effects into I/O.
 
+pub mod limits;
 pub mod network;
 pub mod run;
 pub mod storage;

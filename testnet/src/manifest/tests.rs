@@ -108,8 +108,8 @@ fn everything_is_bounded() {
     let options: String = (0..=MAX_ROUND_OPTIONS).map(|n| format!("o{n} = 1\n")).collect();
     assert!(refused(&format!("[round]\n{options}")).contains("at most 64 options"));
     let kills = "[[perturb]]\nwho = \"a\"\nafter_ms = 1\nrestart_after_ms = 1\n";
-    assert!(with(&kills.repeat(MAX_KILLS)).is_ok());
-    assert!(refused(&kills.repeat(MAX_KILLS + 1)).contains("at most 16 kills"));
+    assert!(with(&kills.repeat(MAX_FAULTS)).is_ok());
+    assert!(refused(&kills.repeat(MAX_FAULTS + 1)).contains("at most 16 kills"));
 }
 
 #[test]
@@ -131,8 +131,8 @@ fn options_of_the_round_are_options() {
 #[test]
 fn kills_say_when_and_can_happen() {
     let silo = with("kill = { event = \"ballot\", restart_after_ms = 5 }").unwrap().silos.remove(0);
-    let restart_after = Some(Duration::from_millis(5));
-    assert_eq!(silo.kills, [Kill { when: KillWhen::Event("ballot".to_owned()), restart_after }]);
+    let ends_after = Some(Duration::from_millis(5));
+    assert_eq!(silo.faults, [Fault { how: How::Kill, when: When::Event("ballot".to_owned()), ends_after }]);
     assert!(silo.must_finish());
     assert!(!with("kill = { point = \"header-written\" }").unwrap().silos[0].must_finish());
     for (wrong, why) in [
@@ -158,9 +158,9 @@ fn kills_say_when_and_can_happen() {
 #[test]
 fn an_aggregator_is_named_by_its_turn() {
     let manifest = with("[[perturb]]\nwho = \"aggregator\"\nview = 1\npoint = \"proposal-written\"\n").unwrap();
-    let when = KillWhen::Point("proposal-written".to_owned());
-    let kill = Kill { when, restart_after: None };
-    assert_eq!(manifest.aggregator_kills, [AggregatorKill { height: 0, view: 1, kill }]);
+    let when = When::Point("proposal-written".to_owned());
+    let fault = Fault { how: How::Kill, when, ends_after: None };
+    assert_eq!(manifest.aggregator_faults, [AggregatorFault { height: 0, view: 1, fault }]);
 }
 
 #[test]
@@ -168,4 +168,83 @@ fn a_silo_needs_a_text_or_a_ballot_unless_it_never_starts() {
     assert!(refused("[[silo]]\nname = \"c\"\n").contains("it has no text"));
     assert!(with("[[silo]]\nname = \"c\"\nstart = false\n").is_ok());
     assert!(with("[[silo]]\nname = \"c\"\nballot = \"c.ballot\"\n").is_ok());
+}
+
+/// A perturbation, after two silos.
+fn perturbed(lines: &str) -> Result<Manifest, ManifestError> {
+    with(&format!("[[perturb]]\n{lines}\n"))
+}
+
+#[test]
+fn processes_are_paused_restarted_and_run_out_of_disk() {
+    let of = |lines: &str| perturbed(lines).unwrap().silos.swap_remove(1).faults.remove(0);
+    let ms = |given| Some(Duration::from_millis(given));
+    let paused = of("what = \"pause\"\nwho = \"b\"\nevent = \"joined\"\nfor_ms = 700");
+    let when = When::Event("joined".to_owned());
+    assert_eq!(paused, Fault { how: How::Pause, when: when.clone(), ends_after: ms(700) });
+    let restarted = of("what = \"restart\"\nwho = \"b\"\nevent = \"joined\"\nrestart_after_ms = 7");
+    assert_eq!(restarted, Fault { how: How::Restart, when, ends_after: ms(7) });
+    let full = of("what = \"disk-full\"\nwho = \"b\"\nfile_bytes = 50000\nrestart_after_ms = 7");
+    assert_eq!(full, Fault { how: How::FullDisk { file_bytes: 50_000 }, when: When::Start, ends_after: ms(7) });
+    let silo = with("lie = \"mute\"\nclock_skew_ms = -5000").unwrap().silos.remove(0);
+    assert_eq!((silo.lie.as_deref(), silo.clock_skew_ms, silo.must_finish()), (Some("mute"), -5000, false));
+    assert!(refused("clock_skew_ms = 315360000001").contains("clock_skew_ms"));
+    assert!(refused("lie = \"\"").contains("silo a: lie"));
+}
+
+#[test]
+fn faults_of_links_name_every_pair() {
+    let of = |lines: &str| perturbed(lines).unwrap().link_faults.remove(0);
+    let both = BTreeSet::from([(0, 1), (1, 0)]);
+    let delay = of("what = \"delay\"\ndelay_ms = 40");
+    assert_eq!((delay.disturbance, &delay.pairs), (Disturbance::Delay(Duration::from_millis(40)), &both));
+    assert_eq!((delay.begins, delay.lasts), (Begin::After(Duration::ZERO), None));
+    let loss = of("what = \"loss\"\nwho = \"b\"\nloss_per_mille = 20\none_way = true\nafter_ms = 5\nfor_ms = 9");
+    assert_eq!((loss.disturbance, loss.pairs), (Disturbance::Loss { per_mille: 20 }, BTreeSet::from([(1, 0)])));
+    assert_eq!((loss.begins, loss.lasts), (Begin::After(Duration::from_millis(5)), Some(Duration::from_millis(9))));
+    let slow = of("what = \"slow\"\nwho = \"a\"\nto = [\"b\"]\nbytes_per_second = 20000\nevent = \"ballot\"");
+    assert_eq!((slow.disturbance, &slow.pairs), (Disturbance::Slow { bytes_per_second: 20_000 }, &both));
+    assert_eq!(slow.begins, Begin::Event(Some(0), "ballot".to_owned()));
+    let apart = of("what = \"partition\"\ngroups = [[\"a\"]]\nevent = \"ballot\"");
+    assert_eq!((apart.disturbance, &apart.pairs), (Disturbance::Stall, &both), "those left over are a group");
+    assert_eq!(apart.begins, Begin::Event(None, "ballot".to_owned()));
+    assert_eq!(of("what = \"disconnect\"\nwho = \"a\"").disturbance, Disturbance::Cut);
+}
+
+#[test]
+fn perturbations_that_cannot_be_name_their_key() {
+    for (wrong, why) in [
+        ("what = \"flood\"\nwho = \"a\"", "flood"),
+        ("after_ms = 1", "say `who`"),
+        ("what = \"pause\"\nwho = \"a\"\nafter_ms = 1", "`for_ms`"),
+        ("what = \"restart\"\nwho = \"a\"\nafter_ms = 1", "`restart_after_ms`"),
+        ("what = \"pause\"\nwho = \"a\"\nafter_ms = 1\nfor_ms = 1\npoint = \"x\"", "`point` does not go with"),
+        ("what = \"disk-full\"\nwho = \"a\"", "give `file_bytes`"),
+        ("what = \"disk-full\"\nwho = \"a\"\nfile_bytes = 1", "use 4096 to"),
+        ("what = \"disk-full\"\nwho = \"aggregator\"\nfile_bytes = 5000", "no silo has this name"),
+        ("what = \"delay\"", "give `delay_ms`"),
+        ("what = \"delay\"\ndelay_ms = 10001", "use 1 to 10000"),
+        ("what = \"loss\"\nloss_per_mille = 501", "use 1 to 500"),
+        ("what = \"slow\"\nbytes_per_second = 1", "use 1000 to"),
+        ("what = \"slow\"\nbytes_per_second = 1000\nrestart_after_ms = 1", "`restart_after_ms` does not go with"),
+        ("what = \"delay\"\ndelay_ms = 1\nwho = \"c\"", "no silo is called `c`"),
+        ("what = \"delay\"\ndelay_ms = 1\none_way = true", "give `who`"),
+        ("what = \"delay\"\ndelay_ms = 1\nwho = \"a\"\nto = [\"a\"]", "no link is between"),
+        ("what = \"delay\"\ndelay_ms = 1\nevent = \"ballot\"\nafter_ms = 1", "not both"),
+        ("what = \"delay\"\ndelay_ms = 1\nfor_ms = 86400001", "more than a day"),
+        ("what = \"partition\"", "give `groups`"),
+        ("what = \"partition\"\ngroups = [[\"a\", \"b\"]]", "no link is between"),
+        ("what = \"partition\"\ngroups = [[\"a\"], [\"a\"]]", "twice"),
+        ("what = \"partition\"\ngroups = [[\"a\"]]\nwho = \"b\"", "not both"),
+    ] {
+        let error = perturbed(wrong).expect_err(wrong).to_string();
+        assert!(error.contains(why), "{wrong}: {error}");
+    }
+    let many = "[[perturb]]\nwhat = \"delay\"\ndelay_ms = 1\n";
+    assert!(with(&many.repeat(MAX_LINK_FAULTS)).is_ok());
+    assert!(refused(&many.repeat(MAX_LINK_FAULTS + 1)).contains("at most 64 faults of links"));
+    let include = |names: &str| with(&format!("[expect]\ncontributors_include = [{names}]\n"));
+    assert_eq!(include("\"a\"").unwrap().expect.contributors_include, BTreeSet::from(["a".to_owned()]));
+    assert!(include("\"c\"").unwrap_err().to_string().contains("`c` is no silo"));
+    assert!(refused("[expect]\noutcome = \"stalled\"\ncontributors_include = [\"a\"]\n").contains("no mask"));
 }

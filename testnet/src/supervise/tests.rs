@@ -20,11 +20,11 @@ fn two(about_b: &str) -> Supervisor {
          [expect]\nwithin_seconds = 10\n"
     );
     let manifest = Manifest::parse(&text).unwrap();
-    Supervisor::new(&manifest.silos, manifest.expect.within)
+    Supervisor::new(&manifest.silos, &manifest.link_faults, manifest.expect.within, manifest.expect.outcome)
 }
 
 fn start(silo: usize) -> Action {
-    Action::Start { silo, fail_at: None }
+    Action::Start { silo, fail_at: None, file_bytes: None }
 }
 
 impl Supervisor {
@@ -106,7 +106,7 @@ fn the_deadline_names_who_is_late() {
     let _ = supervisor.pass(0);
     supervisor.finish(100, 0);
     let _ = supervisor.pass(10_001);
-    assert!(supervisor.reason().contains("a kill that the manifest asks for has not happened"));
+    assert!(supervisor.reason().contains("something that the manifest asks for has not happened"));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_node_that_ends_early_fails_at_once() {
 #[test]
 fn a_kill_at_a_point_is_the_nodes_own_and_is_followed_by_a_plain_start() {
     let mut supervisor = two("kill = { point = \"header-written\", restart_after_ms = 300 }");
-    let armed = Action::Start { silo: 1, fail_at: Some("header-written".to_owned()) };
+    let armed = Action::Start { silo: 1, fail_at: Some("header-written".to_owned()), file_bytes: None };
     assert_eq!(supervisor.pass(0), [start(0), armed]);
     supervisor.exit(100, 1, None);
     assert_eq!(supervisor.phases().nth(1).unwrap().1, &Phase::Killed);
@@ -214,7 +214,7 @@ fn nodes_that_disagree_fail_whatever_they_say_later() {
 #[test]
 fn a_silo_that_fails_in_its_own_way_is_not_judged() {
     let mut supervisor = two("fail_at = \"propose-wrong-root\"");
-    let armed = Action::Start { silo: 1, fail_at: Some("propose-wrong-root".to_owned()) };
+    let armed = Action::Start { silo: 1, fail_at: Some("propose-wrong-root".to_owned()), file_bytes: None };
     assert_eq!(supervisor.pass(0), [start(0), armed]);
     assert_eq!(supervisor.hear(1, 0, json!({"event": "tallied", "height": 0, "mask_root": ROOT})), []);
     assert_eq!(supervisor.hear(1, 1, json!({"event": "tallied", "height": 0, "mask_root": OTHER_ROOT})), []);
@@ -245,4 +245,94 @@ fn what_is_no_event_fails() {
     let _ = supervisor.step(ms(1), Input::Said { silo: 1, said: parse(b"thread panicked") });
     let failure = supervisor.ended().unwrap().unwrap_err();
     assert!(failure.silo == Some(1) && failure.reason.contains("`thread panicked`"), "{failure:?}");
+}
+
+#[test]
+fn a_paused_node_goes_on_and_counts_as_disturbed_once() {
+    let mut supervisor = two("[[perturb]]\nwhat = \"pause\"\nwho = \"b\"\nevent = \"joined\"\nfor_ms = 300");
+    let _ = supervisor.pass(0);
+    assert_eq!(supervisor.hear(100, 1, json!({"event": "joined"})), [Action::Pause { silo: 1 }]);
+    assert_eq!(supervisor.phases().nth(1).unwrap().1, &Phase::Paused);
+    // what it said before it stood still, and was read after
+    let ballot = json!({"event": "ballot", "bytes": 70, "seconds": 0.5, "mask_root": OTHER_ROOT});
+    assert_eq!(supervisor.hear(101, 1, ballot), []);
+    assert_eq!(supervisor.pass(399), []);
+    assert_eq!(supervisor.pass(400), [Action::Resume { silo: 1 }]);
+    assert_eq!(supervisor.phases().nth(1).unwrap().1, &Phase::Ballot { bytes: 70 });
+    supervisor.finish(500, 0);
+    assert_eq!(supervisor.ended(), None);
+    supervisor.finish(600, 1);
+    assert!(supervisor.is_well());
+    let record = supervisor.into_records().swap_remove(1);
+    assert_eq!((record.faults, record.kills), (1, 0));
+}
+
+#[test]
+fn a_restarted_node_ends_as_one_that_was_asked_to() {
+    let about = "[[perturb]]\nwhat = \"restart\"\nwho = \"b\"\nevent = \"joined\"\nrestart_after_ms = 300";
+    let mut supervisor = two(about);
+    let _ = supervisor.pass(0);
+    assert_eq!(supervisor.hear(100, 1, json!({"event": "joined"})), [Action::Terminate { silo: 1 }]);
+    supervisor.exit(150, 1, Some(130));
+    assert_eq!(supervisor.pass(450), [start(1)]);
+    supervisor.finish(500, 0);
+    supervisor.finish(600, 1);
+    assert!(supervisor.is_well());
+
+    let mut supervisor = two(about);
+    let _ = supervisor.pass(0);
+    let _ = supervisor.hear(100, 1, json!({"event": "joined"}));
+    supervisor.exit(150, 1, Some(101));
+    assert!(supervisor.reason().contains("ended with code 101, not code 130"), "{}", supervisor.reason());
+}
+
+#[test]
+fn a_full_disk_ends_a_node_and_is_gone_when_it_starts_again() {
+    let about = "[[perturb]]\nwhat = \"disk-full\"\nwho = \"b\"\nfile_bytes = 5000\nrestart_after_ms = 300";
+    let mut supervisor = two(about);
+    let full = Action::Start { silo: 1, fail_at: None, file_bytes: Some(5000) };
+    assert_eq!(supervisor.pass(0), [start(0), full]);
+    supervisor.exit(100, 1, Some(1));
+    assert_eq!(supervisor.pass(400), [start(1)]);
+    supervisor.finish(500, 0);
+    supervisor.finish(600, 1);
+    assert!(supervisor.is_well());
+
+    let mut supervisor = two(about);
+    let _ = supervisor.pass(0);
+    supervisor.exit(100, 1, Some(101));
+    assert!(supervisor.reason().contains("ended with code 101 before"), "a panic is no way to end");
+}
+
+#[test]
+fn links_are_disturbed_for_a_time_and_everything_has_to_happen() {
+    let about = "[[perturb]]\nwhat = \"delay\"\ndelay_ms = 5\nafter_ms = 100\nfor_ms = 200\n\
+                 [[perturb]]\nwhat = \"disconnect\"\nwho = \"b\"\nevent = \"joined\"";
+    let mut supervisor = two(about);
+    assert_eq!(supervisor.pass(0).len(), 2);
+    assert_eq!(supervisor.hear(50, 0, json!({"event": "joined"})), [], "another's");
+    assert_eq!(supervisor.pass(100), [Action::Disturb { fault: 0, on: true }]);
+    assert_eq!(supervisor.pass(299), []);
+    assert_eq!(supervisor.pass(300), [Action::Disturb { fault: 0, on: false }]);
+    supervisor.finish(500, 0);
+    supervisor.finish(500, 1);
+    assert_eq!(supervisor.ended(), None, "the second has not happened");
+    assert_eq!(supervisor.hear(600, 1, json!({"event": "joined"})), [Action::Disturb { fault: 1, on: true }]);
+    assert!(supervisor.is_well());
+}
+
+#[test]
+fn a_round_that_must_stall_ends_well_when_time_is_over() {
+    let stalled = || {
+        let mut supervisor = two("start = false");
+        supervisor.stalls = true;
+        let _ = supervisor.pass(0);
+        supervisor
+    };
+    let mut supervisor = stalled();
+    assert_eq!((supervisor.pass(10_000), supervisor.ended()), (vec![], None));
+    assert_eq!((supervisor.pass(10_001), supervisor.is_well()), (vec![], true));
+    let mut supervisor = stalled();
+    supervisor.finish(100, 0);
+    assert!(supervisor.reason().contains("can come to nothing"));
 }

@@ -13,7 +13,7 @@ use super::DeviceOptions;
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
     /// Take part in an approved round: compute, agree, prune, and write the transcript.
-    Run(NodeRunOptions),
+    Run(Box<NodeRunOptions>),
     /// How a node is doing, or how it ended.
     Status(NodeStatusOptions),
 }
@@ -49,6 +49,9 @@ pub struct NodeRunOptions {
     /// Where to listen, as a multiaddress [default: the consortium's addresses of this member].
     #[arg(long, value_name = "MULTIADDR")]
     pub listen: Vec<Multiaddr>,
+    /// Where to dial a member, instead of at the consortium's addresses: NAME=MULTIADDR, as often as needed.
+    #[arg(long, value_name = "NAME=MULTIADDR", value_parser = dialled)]
+    pub dial: Vec<(String, Multiaddr)>,
     /// How long to answer others once the round is over here, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = fedprune_node::run::DEFAULT_LINGER.as_secs())]
     pub linger: u64,
@@ -67,9 +70,19 @@ pub struct NodeRunOptions {
     /// Die at this point, to test recovery.
     #[arg(long, value_name = "POINT", hide = true)]
     pub fail_at: Option<FailPoint>,
+    /// Take the time to be so many milliseconds later, to test clocks that are wrong.
+    #[arg(long, value_name = "MILLISECONDS", hide = true, default_value_t = 0, allow_negative_numbers = true)]
+    pub clock_skew_ms: i64,
     /// Device and precision.
     #[command(flatten)]
     pub device: DeviceOptions,
+}
+
+/// Reads where a member is dialled.
+fn dialled(text: &str) -> Result<(String, Multiaddr), String> {
+    let (name, address) = text.split_once('=').ok_or("write it like south=/ip4/192.0.2.7/tcp/4100")?;
+    let address = address.parse().map_err(|error| format!("`{address}` is no multiaddress: {error}"))?;
+    Ok((name.to_owned(), address))
 }
 
 /// `fedprune node status`

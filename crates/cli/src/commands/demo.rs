@@ -96,7 +96,8 @@ pub fn run(options: &DemoOptions, meter: &Meter) -> anyhow::Result<DemoReport> {
     let mut manifest = tempfile::NamedTempFile::new().context("cannot write a temporary file")?;
     manifest.write_all(manifest_text(options.sparsity).as_bytes()).context("cannot write a temporary file")?;
     meter.say("four nodes, one round:");
-    let report = testnet::run_manifest(manifest.path(), None, Some(&folder), meter)?;
+    let run = testnet::Run { manifest: manifest.path(), base: None, out: Some(&folder), lying: None };
+    let report = testnet::run_manifest(&run, meter)?;
     let (Some(global_mask_root), true) = (report.mask_root, report.passed) else {
         bail!(
             "the round did not end as it must: {}; logs are in {}",

@@ -76,6 +76,7 @@ pub fn run_behind(
         compute_arguments,
         out: options.out.clone(),
         listen: options.listen.clone(),
+        dial: options.dial.clone(),
         options: fedprune_node::network::Options {
             mdns: options.mdns,
             relay: options.relay,
@@ -85,6 +86,7 @@ pub fn run_behind(
         linger: Duration::from_secs(options.linger),
         program: std::env::current_exe().context("the system does not say where this program lies")?,
         fail_at: options.fail_at,
+        clock_skew_ms: options.clock_skew_ms,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -210,6 +212,10 @@ impl StatusReport {
                     held.evidence
                 ),
             ));
+        }
+        if !status.shut_out.is_empty() {
+            let named: Vec<String> = status.shut_out.iter().map(|(name, why)| format!("{name}, for {why}")).collect();
+            rows.push(("shut out", named.join("; ")));
         }
         if let Some(root) = status.mask_root {
             rows.push(("global mask", root.to_string()));

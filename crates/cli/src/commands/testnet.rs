@@ -8,7 +8,7 @@ use fedprune_testnet::{Bundled, Options, Outcome, Phase, Progress, Report, SiloR
 use serde::Serialize;
 
 use super::demo::bundled;
-use crate::args::TestnetRunOptions;
+use crate::args::{TestnetGenerateOptions, TestnetRunOptions};
 use crate::files::{self, shell};
 use crate::interrupt::{self, Stopped};
 use crate::output::{bytes, facts, table, tame};
@@ -26,16 +26,65 @@ crate::report!(TestnetReport, exit);
 /// # Errors
 /// When there is no such testnet, or it cannot be set up; one that did not end as expected is a report.
 pub fn run(options: &TestnetRunOptions, meter: &Meter) -> anyhow::Result<TestnetReport> {
-    run_manifest(&options.manifest, options.base.as_deref(), options.out.as_deref(), meter).map(TestnetReport)
+    let drawn = options.seed.map(drawn).transpose()?;
+    let Some(manifest) = drawn.as_ref().map(tempfile::NamedTempFile::path).or(options.manifest.as_deref()) else {
+        anyhow::bail!("no manifest was given");
+    };
+    let run = Run {
+        manifest,
+        base: options.base.as_deref(),
+        out: options.out.as_deref(),
+        lying: options.lying_program.as_deref(),
+    };
+    run_manifest(&run, meter).map(TestnetReport)
+}
+
+/// The manifest of a seed, as a file.
+fn drawn(seed: u64) -> anyhow::Result<tempfile::NamedTempFile> {
+    use std::io::Write;
+    let mut file = tempfile::NamedTempFile::new().context("cannot write a temporary file")?;
+    file.write_all(fedprune_testnet::generate::generate(seed).as_bytes()).context("cannot write a temporary file")?;
+    Ok(file)
+}
+
+/// The answer of `fedprune testnet generate`.
+#[derive(Debug, Serialize)]
+pub struct GenerateReport {
+    seed: u64,
+    manifest: PathBuf,
+}
+
+crate::report!(GenerateReport);
+
+impl GenerateReport {
+    fn text(&self) -> String {
+        let manifest = shell(&self.manifest);
+        format!("wrote {manifest}\nnext: {} testnet run {manifest}", files::program())
+    }
+}
+
+/// Draws a manifest.
+///
+/// # Errors
+/// When it cannot be written, or the file is there.
+pub fn generate(options: &TestnetGenerateOptions) -> anyhow::Result<GenerateReport> {
+    use std::io::Write;
+    let failed = || format!("cannot write `{}`", options.out.display());
+    let mut file = std::fs::File::create_new(&options.out).with_context(failed)?;
+    file.write_all(fedprune_testnet::generate::generate(options.seed).as_bytes()).with_context(failed)?;
+    Ok(GenerateReport { seed: options.seed, manifest: options.out.clone() })
+}
+
+/// Which testnet to run.
+pub(super) struct Run<'a> {
+    pub(super) manifest: &'a Path,
+    pub(super) base: Option<&'a Path>,
+    pub(super) out: Option<&'a Path>,
+    pub(super) lying: Option<&'a Path>,
 }
 
 /// Runs a manifest in a new folder.
-pub(super) fn run_manifest(
-    manifest: &Path,
-    base: Option<&Path>,
-    out: Option<&Path>,
-    meter: &Meter,
-) -> anyhow::Result<Report> {
+pub(super) fn run_manifest(run: &Run<'_>, meter: &Meter) -> anyhow::Result<Report> {
     let program = std::env::current_exe().context("the system does not say where this program lies")?;
     let interrupt = interrupt::cooperative();
     let mut folder: Option<PathBuf> = None;
@@ -55,10 +104,11 @@ pub(super) fn run_manifest(
     };
     let ran = fedprune_testnet::run(
         &Options {
-            manifest,
-            base,
-            folder: out,
+            manifest: run.manifest,
+            base: run.base,
+            folder: run.out,
             program: &program,
+            lying_program: run.lying,
             bundle: &unpack,
             stop: &|| interrupt.check().is_err(),
         },
@@ -106,7 +156,8 @@ fn in_words(phase: &Phase) -> String {
         Phase::Decided { height } => format!("height {height} decided"),
         Phase::Tallied { height } => format!("height {height} tallied"),
         Phase::Killed => "killed".to_owned(),
-        Phase::Finished { outcome: Outcome::Agreed } => "finished".to_owned(),
+        Phase::Paused => "paused".to_owned(),
+        Phase::Finished { outcome: Outcome::Agreed | Outcome::Stalled } => "finished".to_owned(),
         Phase::Finished { outcome: Outcome::Abandoned } => "finished: abandoned".to_owned(),
         Phase::Gone => "gone".to_owned(),
     }
@@ -119,6 +170,9 @@ fn row(silo: &SiloReport) -> Vec<String> {
     let mut state = in_words(&silo.phase);
     if silo.kills > 0 && silo.phase != Phase::Killed {
         state = format!("{state}, killed {}×", silo.kills);
+    }
+    if silo.faults > silo.kills {
+        state = format!("{state}, disturbed {}×", silo.faults - silo.kills);
     }
     vec![
         silo.name.clone(),

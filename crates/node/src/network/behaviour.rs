@@ -17,6 +17,7 @@ use libp2p::{autonat, dcutr, identify, mdns, ping, relay};
 
 use super::codec::{ASK, AskCodec, CHUNK, ChunkCodec, Patience};
 use super::config::{NetworkConfig, StartError};
+use super::door::Door;
 use super::greeting;
 use super::limits::*;
 use super::members::Members;
@@ -25,6 +26,7 @@ use super::members::Members;
 pub(super) struct Behaviour {
     pub(super) allowed: allow_block_list::Behaviour<AllowedPeers>,
     limits: connection_limits::Behaviour,
+    door: Door,
     pub(super) greeting: greeting::Behaviour,
     identify: Toggle<identify::Behaviour>,
     ping: ping::Behaviour,
@@ -92,6 +94,7 @@ pub(super) fn build(
     Ok(Behaviour {
         allowed,
         limits: connection_limits::Behaviour::new(limits),
+        door: Door::default(),
         greeting: greeting::Behaviour::new(config.greeting, greeting::Timing::default()),
         identify: identifies.then(|| identify::Behaviour::new(identify)).into(),
         ping: ping::Behaviour::new(ping),

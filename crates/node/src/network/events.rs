@@ -5,9 +5,9 @@
 //! queue, where for each member only what is still true is kept, so that it stays bounded however often
 //! connections come and go.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fedprune_federation::MemberIndex;
@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use super::codec::{AskReply, ChunkAnswer};
 use super::greeting::Difference;
 use super::limits::{EVENT_QUEUE, EVENT_QUEUE_BYTES, EVENT_QUEUE_RESERVED};
+use crate::limits::{EVENT_QUEUE_BYTES_PER_MEMBER, EVENT_QUEUE_PER_MEMBER};
 
 /// Stands for a gossip message until its verdict is reported.
 #[derive(Debug)]
@@ -93,6 +94,15 @@ pub enum NetworkEvent {
         /// What went wrong.
         why: String,
     },
+    /// A member was shut out: it is refused for a while.
+    ShutOut {
+        /// Which one.
+        member: MemberIndex,
+        /// What it sent.
+        why: String,
+        /// For how long.
+        lasts: Duration,
+    },
     /// An outsider was refused; at most one a second is reported.
     Refused {
         /// Who it says it is.
@@ -137,10 +147,24 @@ struct Queued {
     bytes: usize,
 }
 
+/// Places and bytes that events of each member take.
+type Shares = Arc<Mutex<HashMap<MemberIndex, (usize, usize)>>>;
+
+impl NetworkEvent {
+    /// Who caused an event that may be dropped.
+    fn caused_by(&self) -> Option<MemberIndex> {
+        match self {
+            Self::Gossip { from, .. } | Self::Asked { from, .. } | Self::ChunkAsked { from, .. } => Some(*from),
+            _ => None,
+        }
+    }
+}
+
 /// Where the node takes events from.
 pub struct Events {
     receiver: mpsc::Receiver<Queued>,
     waiting_bytes: Arc<AtomicUsize>,
+    shares: Shares,
 }
 
 impl Events {
@@ -148,6 +172,12 @@ impl Events {
     pub async fn recv(&mut self) -> Option<NetworkEvent> {
         let queued = self.receiver.recv().await?;
         self.waiting_bytes.fetch_sub(queued.bytes, Ordering::Relaxed);
+        if let Some(member) = queued.event.caused_by() {
+            let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((places, bytes)) = shares.get_mut(&member) {
+                (*places, *bytes) = (places.saturating_sub(1), bytes.saturating_sub(queued.bytes));
+            }
+        }
         Some(queued.event)
     }
 }
@@ -156,6 +186,7 @@ impl Events {
 pub(super) struct Outbox {
     sender: mpsc::Sender<Queued>,
     waiting_bytes: Arc<AtomicUsize>,
+    shares: Shares,
     states: VecDeque<NetworkEvent>,
 }
 
@@ -165,18 +196,24 @@ pub(super) struct Full(pub(super) Box<NetworkEvent>);
 pub(super) fn queue() -> (Outbox, Events) {
     let (sender, receiver) = mpsc::channel(EVENT_QUEUE);
     let waiting_bytes = Arc::new(AtomicUsize::new(0));
-    let events = Events { receiver, waiting_bytes: Arc::clone(&waiting_bytes) };
-    (Outbox { sender, waiting_bytes, states: VecDeque::new() }, events)
+    let shares = Shares::default();
+    let events = Events { receiver, waiting_bytes: Arc::clone(&waiting_bytes), shares: Arc::clone(&shares) };
+    (Outbox { sender, waiting_bytes, shares, states: VecDeque::new() }, events)
 }
 
 impl Outbox {
-    /// Queues gossip or a request if there is room.
+    /// Queues gossip or a request if there is room, and if its member has not taken its share.
     pub(super) fn offer(&mut self, event: NetworkEvent, bytes: usize) -> Result<(), Full> {
         self.flush();
+        let member = event.caused_by();
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let (places, of_member) = member.and_then(|member| shares.get(&member).copied()).unwrap_or_default();
         let waiting = self.waiting_bytes.load(Ordering::Relaxed);
         if !self.states.is_empty()
             || self.sender.capacity() <= EVENT_QUEUE_RESERVED
             || waiting.saturating_add(bytes) > EVENT_QUEUE_BYTES
+            || places >= EVENT_QUEUE_PER_MEMBER
+            || of_member.saturating_add(bytes) > EVENT_QUEUE_BYTES_PER_MEMBER
         {
             return Err(Full(Box::new(event)));
         }
@@ -184,7 +221,13 @@ impl Outbox {
         self.sender.try_send(Queued { event, bytes }).map_err(|error| {
             self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
             Full(Box::new(error.into_inner().event))
-        })
+        })?;
+        if let Some(member) = member {
+            // the lock is held: the event is not taken away before it counts
+            let share = shares.entry(member).or_default();
+            *share = (share.0.saturating_add(1), share.1.saturating_add(bytes));
+        }
+        Ok(())
     }
 
     /// Keeps what must not be lost, instead of what it makes untrue.
@@ -198,6 +241,7 @@ impl Outbox {
                 NetworkEvent::AnotherInstance { seen_by: new, .. },
                 NetworkEvent::AnotherInstance { seen_by: old, .. },
             ) => new == old,
+            (NetworkEvent::ShutOut { member: new, .. }, NetworkEvent::ShutOut { member: old, .. }) => new == old,
             (NetworkEvent::Refused { .. }, NetworkEvent::Refused { .. }) => true,
             (NetworkEvent::NotListening { address: new, .. }, NetworkEvent::Listening { address: old })
             | (NetworkEvent::Listening { address: new }, NetworkEvent::NotListening { address: old, .. })
@@ -250,9 +294,13 @@ mod tests {
         NetworkEvent::Disconnected { member: MemberIndex(member) }
     }
 
-    fn gossip(bytes: usize) -> NetworkEvent {
+    fn gossip_of(member: u16, bytes: usize) -> NetworkEvent {
         let verdict = VerdictToken { id: MessageId::from(b"id".as_slice()), source: PeerId::random() };
-        NetworkEvent::Gossip { from: MemberIndex(0), bytes: vec![0; bytes], verdict }
+        NetworkEvent::Gossip { from: MemberIndex(member), bytes: vec![0; bytes], verdict }
+    }
+
+    fn gossip(bytes: usize) -> NetworkEvent {
+        gossip_of(0, bytes)
     }
 
     fn seen(event: &NetworkEvent) -> String {
@@ -269,8 +317,10 @@ mod tests {
         let (mut outbox, mut events) = queue();
         outbox.tell(connected(1));
         let mut accepted = 0;
-        while outbox.offer(gossip(0), 0).is_ok() {
-            accepted += 1;
+        for member in 0..3 {
+            while outbox.offer(gossip_of(member, 0), 0).is_ok() {
+                accepted += 1;
+            }
         }
         assert_eq!(accepted, EVENT_QUEUE - EVENT_QUEUE_RESERVED - 1);
         for _ in 0..10 * EVENT_QUEUE {
@@ -304,14 +354,29 @@ mod tests {
     #[tokio::test]
     async fn bytes_that_wait_are_bounded_and_freed() {
         let (mut outbox, mut events) = queue();
-        let half = EVENT_QUEUE_BYTES / 2;
-        assert!(outbox.offer(gossip(1), half).is_ok());
-        assert!(outbox.offer(gossip(1), half).is_ok());
-        let Err(Full(back)) = outbox.offer(gossip(1), 1) else { panic!("over the limit") };
-        assert_eq!(seen(&back), "gossip");
+        let share = EVENT_QUEUE_BYTES_PER_MEMBER;
+        let members = (EVENT_QUEUE_BYTES / share) as u16;
+        for member in 0..members {
+            assert!(outbox.offer(gossip_of(member, 1), share).is_ok());
+            let Err(Full(back)) = outbox.offer(gossip_of(member, 1), 1) else { panic!("beyond its share") };
+            assert_eq!(seen(&back), "gossip");
+        }
+        assert!(outbox.offer(gossip_of(members, 1), 1).is_err(), "over the limit of all");
         assert_eq!(seen(&events.recv().await.expect("open")), "gossip");
-        assert!(outbox.offer(gossip(1), half).is_ok());
+        assert!(outbox.offer(gossip(1), share).is_ok());
         drop(events);
         assert!(outbox.offer(gossip(1), 0).is_err());
+    }
+
+    #[tokio::test]
+    async fn one_member_does_not_take_all_places() {
+        let (mut outbox, mut events) = queue();
+        for _ in 0..EVENT_QUEUE_PER_MEMBER {
+            assert!(outbox.offer(gossip(0), 0).is_ok());
+        }
+        assert!(outbox.offer(gossip(0), 0).is_err());
+        assert!(outbox.offer(gossip_of(1, 0), 0).is_ok());
+        assert_eq!(seen(&events.recv().await.expect("open")), "gossip");
+        assert!(outbox.offer(gossip(0), 0).is_ok());
     }
 }

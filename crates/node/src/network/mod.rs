@@ -15,6 +15,7 @@
 //! | `codec`, `requests` | bytes of requests and answers, and who waits for them |
 //! | `transport`, `traffic` | TCP and QUIC, counted by what bytes are for |
 //! | `events` | the queue to the node |
+//! | `door`, `conduct` | who may knock, and what becomes of members that send too much or what they should not |
 //! | `task` | the loop that owns the swarm |
 //!
 //! Only members may connect: the allow-list knows their peer ids, which are their `peer_key`s, and everyone else
@@ -30,8 +31,10 @@
 
 mod behaviour;
 mod codec;
+mod conduct;
 mod config;
 mod dial;
+mod door;
 mod events;
 mod greeting;
 pub mod limits;
@@ -80,6 +83,15 @@ pub enum Acceptance {
     Ignore,
     /// No honest member would have passed it on: hold it against the one who did.
     Reject,
+}
+
+/// What a member is blamed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// It asked what is no question.
+    Question,
+    /// It answered with a message that no honest member passes on.
+    Answer,
 }
 
 /// A message or answer is too large, or the network has stopped.
@@ -165,7 +177,7 @@ impl Network {
             (peer.member, lane)
         });
         let lanes = Arc::new(lanes.collect());
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(Counters::of_peers(members.others()));
         let (outbox, events) = events::queue();
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
         let task = Task::new(&config, members, &keypair, Arc::clone(&counters), receiver, outbox)?;
@@ -192,6 +204,13 @@ impl Network {
     /// Errors: stopped.
     pub async fn report(&self, verdict: VerdictToken, acceptance: Acceptance) -> Result<(), SendError> {
         self.command(Command::Report(verdict, acceptance)).await
+    }
+
+    /// What a member asked or answered is what no honest member does: hold it against it.
+    ///
+    /// Errors: stopped.
+    pub async fn blame(&self, member: MemberIndex, blame: Blame) -> Result<(), SendError> {
+        self.command(Command::Blame(member, blame)).await
     }
 
     /// Asks `member`, and waits for its answer. At most [`limits::ASKS_PER_MEMBER`] wait at once; others queue.

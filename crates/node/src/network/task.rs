@@ -1,5 +1,7 @@
 //! The loop that owns the swarm.
 
+mod conducting;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::behaviour::{self, Behaviour, BehaviourEvent};
 use super::codec::{AskReply, ChunkAnswer, ChunkRequest};
+use super::conduct::{Conduct, Fault};
 use super::config::{NetworkConfig, StartError};
 use super::dial::Schedule;
 use super::events::{AnswerToken, ChunkAnswerToken, Full, NetworkEvent, Outbox, VerdictToken};
@@ -28,7 +31,8 @@ use super::listen::Listeners;
 use super::members::Members;
 use super::requests::{Pending, Requests};
 use super::traffic::Counters;
-use super::{Acceptance, AskError, transport};
+use super::{Acceptance, AskError, Blame, transport};
+use crate::limits::{CONDUCT_INTERVAL, NEGOTIATING_STREAMS};
 
 /// What the node wants done.
 pub(super) enum Command {
@@ -38,6 +42,7 @@ pub(super) enum Command {
     Answer(AnswerToken, AskReply),
     FetchChunk(MemberIndex, ChunkRequest, Pending<ChunkAnswer>),
     AnswerChunk(ChunkAnswerToken, ChunkAnswer),
+    Blame(MemberIndex, Blame),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -77,6 +82,9 @@ pub(super) struct Task {
     refused_since: HashMap<MemberIndex, Instant>,
     outsiders_reported: Option<Instant>,
     outsiders_unreported: u64,
+    conduct: Conduct,
+    /// When bytes of members are looked at.
+    look_at: Instant,
 }
 
 impl Task {
@@ -91,7 +99,9 @@ impl Task {
         let (transport, relay_client) = transport::build(keypair, &counters, config.options.relay)
             .map_err(|error| StartError::Noise(Box::new(error)))?;
         let behaviour = behaviour::build(config, &members, keypair, relay_client)?;
-        let swarm_config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_CONNECTION);
+        let swarm_config = swarm::Config::with_tokio_executor()
+            .with_idle_connection_timeout(IDLE_CONNECTION)
+            .with_max_negotiating_inbound_streams(NEGOTIATING_STREAMS);
         let own = keypair.public().to_peer_id();
         let mut swarm = Swarm::new(transport, behaviour, own, swarm_config);
         let mut listeners = Listeners::default();
@@ -105,8 +115,11 @@ impl Task {
         for address in members.addresses(config.member) {
             swarm.add_external_address(address.clone());
         }
+        let conduct = Conduct::new(members.dialled().map(|(member, _)| member), Instant::now());
         Ok(Self {
             swarm,
+            conduct,
+            look_at: Instant::now() + CONDUCT_INTERVAL,
             topic: behaviour::topic(config.greeting.round),
             schedule: Schedule::new(config.member, members.dialled(), Instant::now()),
             members,
@@ -129,7 +142,9 @@ impl Task {
     /// Runs until told to stop, or until nobody can tell it anything any more.
     pub(super) async fn run(mut self) {
         let stopped = loop {
-            let next = self.schedule.next().into_iter().chain(self.listeners.next()).min();
+            let next = self.schedule.next().into_iter().chain(self.listeners.next()).chain(self.conduct.next());
+            let connected = self.swarm.connected_peers().next().is_some();
+            let next = next.chain(connected.then_some(self.look_at)).min();
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_swarm_event(event),
                 command = self.commands.recv() => match command {
@@ -138,6 +153,7 @@ impl Task {
                     None => break None,
                 },
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
+                    self.look_at_conduct();
                     self.listen_again();
                     self.dial();
                 }
@@ -179,6 +195,10 @@ impl Task {
         for (member, addresses) in self.schedule.due(now) {
             let Some(peer) = self.members.peer(member) else { continue };
             if self.swarm.is_connected(&peer) {
+                continue;
+            }
+            if self.conduct.is_out(member) {
+                self.schedule.lost(member, now);
                 continue;
             }
             let options = DialOpts::peer_id(peer)
@@ -233,6 +253,14 @@ impl Task {
             Command::AnswerChunk(token, answer) => {
                 let _ = self.swarm.behaviour_mut().chunks.send_response(token.0, answer);
             }
+            Command::Blame(member, blame) => {
+                let fault = match blame {
+                    Blame::Question => Fault::Question,
+                    Blame::Answer => Fault::Message,
+                };
+                let out = self.conduct.fault(member, fault, Instant::now());
+                self.shut_out(member, out);
+            }
             // While stopping: the sender is dropped, which the caller takes for stopped.
             Command::Shutdown(_) => {}
         }
@@ -244,6 +272,12 @@ impl Task {
     }
 
     fn report(&mut self, token: &VerdictToken, acceptance: Acceptance) {
+        if acceptance == Acceptance::Reject
+            && let Some(member) = self.members.member(&token.source)
+        {
+            let out = self.conduct.fault(member, Fault::Message, Instant::now());
+            self.shut_out(member, out);
+        }
         let acceptance = match acceptance {
             Acceptance::Accept => MessageAcceptance::Accept,
             Acceptance::Ignore => MessageAcceptance::Ignore,
@@ -324,7 +358,8 @@ impl Task {
 
     fn on_refused(&mut self, peer_id: PeerId, error: ListenError) {
         let ListenError::Denied { cause } = error else { return };
-        if cause.downcast::<NotAllowed>().is_err() {
+        // a member that is shut out was named when it was
+        if cause.downcast::<NotAllowed>().is_err() || self.members.member(&peer_id).is_some() {
             return;
         }
         let now = Instant::now();
@@ -436,6 +471,10 @@ impl Task {
         let Some(member) = self.members.member(&peer) else {
             return self.report(&token, Acceptance::Ignore);
         };
+        if let Err(out) = self.conduct.message(member, Instant::now()) {
+            self.shut_out(member, out);
+            return self.report(&token, Acceptance::Ignore);
+        }
         if bytes.len() > GOSSIP_BYTES {
             return self.report(&token, Acceptance::Reject);
         }
@@ -500,6 +539,11 @@ impl Task {
         bytes: Vec<u8>,
         channel: ResponseChannel<AskReply>,
     ) {
+        if let Err(out) = self.conduct.question(from, Instant::now()) {
+            self.shut_out(from, out);
+            let _ = self.swarm.behaviour_mut().asks.send_response(channel, AskReply::Busy);
+            return;
+        }
         let size = bytes.len();
         let event = NetworkEvent::Asked { from, bytes, answer: AnswerToken(channel) };
         let back = if self.asks.serve(peer, id) { self.outbox.offer(event, size) } else { Err(Full(Box::new(event))) };
@@ -539,6 +583,11 @@ impl Task {
         ChunkRequest { body, chunk }: ChunkRequest,
         channel: ResponseChannel<ChunkAnswer>,
     ) {
+        if let Err(out) = self.conduct.chunk(from, Instant::now()) {
+            self.shut_out(from, out);
+            let _ = self.swarm.behaviour_mut().chunks.send_response(channel, ChunkAnswer::Busy);
+            return;
+        }
         let event = NetworkEvent::ChunkAsked { from, body, chunk, answer: ChunkAnswerToken(channel) };
         let back = if self.chunks.serve(peer, id) { self.outbox.offer(event, 0) } else { Err(Full(Box::new(event))) };
         if let Err(Full(event)) = back

@@ -444,25 +444,74 @@ async fn a_node_that_takes_no_events_holds_nobody_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_sends_rejected_messages_is_silenced() {
+async fn who_sends_rejected_messages_is_shut_out() {
     let mut nodes = nodes(2, TCP).await;
     let mut hearing = nodes.remove(1);
     let speaking = nodes.remove(0);
-    let mut unheard = 0;
+    let mut heard = 0;
     for i in 0..100u8 {
         speaking.network.publish(vec![i]).await.expect("runs");
-        match timeout(Duration::from_millis(200), hearing.gossip()).await {
-            Ok((_, _, verdict)) => {
-                unheard = 0;
+        let next = hearing.until(|event| match event {
+            NetworkEvent::Gossip { verdict, .. } => Some(Ok(verdict)),
+            NetworkEvent::ShutOut { member, why, lasts } => Some(Err((member, why, lasts))),
+            _ => None,
+        });
+        match next.await {
+            Ok(verdict) => {
+                heard += 1;
                 hearing.network.report(verdict, Acceptance::Reject).await.expect("runs");
             }
-            Err(_) => unheard += 1,
-        }
-        if unheard == 5 {
-            return;
+            Err((member, why, lasts)) => {
+                assert_eq!((member, lasts), (MemberIndex(0), crate::limits::SHUT_OUT_FIRST));
+                assert!(why.contains("no honest member"), "{why}");
+                assert!((crate::limits::MOST_FAULTS..=crate::limits::MOST_FAULTS + 2).contains(&heard), "{heard}");
+                assert_eq!(hearing.disconnected().await, MemberIndex(0));
+                // it is not dialled, and does not get in
+                let again = timeout(Duration::from_secs(2), hearing.connected(1)).await;
+                assert!(again.is_err(), "it is back at once");
+                return;
+            }
         }
     }
     panic!("still heard after 100 messages");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_without_end_is_answered_busy_and_then_shut_out() {
+    // small questions are too many before their bytes are
+    let why = asks_without_end(64 << 10).await;
+    assert!(why.contains("more questions"), "{why}");
+    let why = asks_without_end(limits::ASK_BYTES).await;
+    assert!(why.contains("bytes that nobody asked for"), "{why}");
+}
+
+/// One member asks another questions of this size until it is shut out; why it was.
+async fn asks_without_end(question_bytes: usize) -> String {
+    let mut nodes = nodes(2, TCP).await;
+    let mut hearing = nodes.remove(1);
+    let asking = nodes.remove(0).network;
+    let answers = tokio::spawn(async move {
+        let (mut answered, mut busy) = (0u64, 0u64);
+        loop {
+            match asking.ask(MemberIndex(1), vec![7; question_bytes]).await {
+                Ok(_) => answered += 1,
+                Err(AskError::Busy(_)) => busy += 1,
+                Err(_) => return (answered, busy),
+            }
+        }
+    });
+    let why = loop {
+        match hearing.next().await {
+            NetworkEvent::Asked { answer, .. } => hearing.network.answer(answer, Vec::new()).await.expect("runs"),
+            NetworkEvent::ShutOut { member: MemberIndex(0), why, .. } => break why,
+            _ => {}
+        }
+    };
+    let (answered, busy) = answers.await.expect("no panic");
+    let most = crate::limits::UNASKED_BYTES_AT_ONCE / question_bytes as u64;
+    assert!(answered >= crate::limits::QUESTIONS_AT_ONCE.min(most * 3 / 4), "{answered} answered, {busy} not");
+    assert_eq!(hearing.disconnected().await, MemberIndex(0));
+    why
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

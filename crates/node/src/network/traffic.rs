@@ -8,6 +8,7 @@
 //! name its protocol (multistream-select), so no protocol needs to count by itself. What is left of a TCP
 //! connection is handshakes, encryption and multiplexing.
 
+use std::collections::HashMap;
 use std::io;
 use std::ops::{Add, Sub};
 use std::pin::Pin;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures::{AsyncRead, AsyncWrite};
+use libp2p::PeerId;
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +29,8 @@ const NEGOTIATION: &[u8] = b"/multistream/1.0.0\n";
 const NOT_SPOKEN: &[u8] = b"na\n";
 /// How the names of gossipsub's protocols begin.
 const GOSSIP: &[u8] = b"/meshsub/";
+/// How the names of the protocols of relaying begin.
+const RELAY: &[u8] = b"/libp2p/circuit/";
 /// A stream that names no protocol within so many bytes is one of upkeep.
 const NEGOTIATION_BYTES: usize = 512;
 
@@ -128,6 +132,8 @@ enum Purpose {
     Bodies,
     Questions,
     Gossip,
+    /// What passes between others, or comes from others through a member that relays; counted as upkeep.
+    Relayed,
     Upkeep,
 }
 
@@ -141,9 +147,21 @@ pub(super) struct Counters {
     upkeep: Meter,
     pub(super) unpublished: AtomicU64,
     pub(super) dropped: AtomicU64,
+    /// Of members, bytes received that are no parts of ballots.
+    unasked: HashMap<PeerId, Arc<AtomicU64>>,
 }
 
 impl Counters {
+    /// Counts what these peers send that is no part of a ballot, each by itself.
+    pub(super) fn of_peers(peers: impl IntoIterator<Item = PeerId>) -> Self {
+        Self { unasked: peers.into_iter().map(|peer| (peer, Arc::default())).collect(), ..Self::default() }
+    }
+
+    /// Bytes received from a peer that are no parts of ballots; framing is not among them.
+    pub(super) fn unasked(&self, peer: &PeerId) -> u64 {
+        self.unasked.get(peer).map_or(0, |bytes| bytes.load(Ordering::Relaxed))
+    }
+
     pub(super) fn read(&self) -> Traffic {
         let split = |of: fn(&Meter) -> &AtomicU64| {
             let read = |meter: &Meter| of(meter).load(Ordering::Relaxed);
@@ -169,7 +187,7 @@ impl Counters {
             Purpose::Bodies => &self.bodies,
             Purpose::Questions => &self.questions,
             Purpose::Gossip => &self.gossip,
-            Purpose::Upkeep => &self.upkeep,
+            Purpose::Relayed | Purpose::Upkeep => &self.upkeep,
         }
     }
 }
@@ -195,6 +213,7 @@ fn purpose(mut written: &[u8]) -> Option<Purpose> {
             name if name == CHUNK.as_ref().as_bytes() => Purpose::Bodies,
             name if name == ASK.as_ref().as_bytes() => Purpose::Questions,
             name if name.starts_with(GOSSIP) => Purpose::Gossip,
+            name if name.starts_with(RELAY) => Purpose::Relayed,
             _ => Purpose::Upkeep,
         });
     }
@@ -227,6 +246,8 @@ pub(super) struct Stream {
     /// Whether nothing counts the socket below.
     whole: bool,
     label: Label,
+    /// Where bytes that are no parts of ballots are counted.
+    unasked: Option<Arc<AtomicU64>>,
 }
 
 enum Label {
@@ -236,8 +257,8 @@ enum Label {
 }
 
 impl Stream {
-    fn new(counters: Arc<Counters>, whole: bool) -> Self {
-        Self { counters, whole, label: Label::Unknown(Vec::new(), 0) }
+    fn new(counters: Arc<Counters>, whole: bool, unasked: Option<Arc<AtomicU64>>) -> Self {
+        Self { counters, whole, label: Label::Unknown(Vec::new(), 0), unasked }
     }
 }
 
@@ -262,6 +283,11 @@ impl Count for Stream {
         let bytes = bytes as u64;
         if self.whole {
             self.counters.all.add(0, bytes);
+        }
+        if let Some(unasked) = &self.unasked
+            && !matches!(self.label, Label::Known(Purpose::Bodies | Purpose::Relayed))
+        {
+            unasked.fetch_add(bytes, Ordering::Relaxed);
         }
         match &mut self.label {
             Label::Known(purpose) => self.counters.of(*purpose).add(0, bytes),
@@ -345,16 +371,18 @@ pub(super) struct CountedMuxer<M> {
     inner: M,
     counters: Arc<Counters>,
     whole: bool,
+    unasked: Option<Arc<AtomicU64>>,
 }
 
 impl<M> CountedMuxer<M> {
     /// Counts what streams are for, and, of a connection whose socket is not counted, their bytes.
-    pub(super) fn new(inner: M, counters: Arc<Counters>, whole: bool) -> Self {
-        Self { inner, counters, whole }
+    pub(super) fn new(inner: M, peer: &PeerId, counters: Arc<Counters>, whole: bool) -> Self {
+        let unasked = counters.unasked.get(peer).cloned();
+        Self { inner, counters, whole, unasked }
     }
 
     fn counted<S>(&self, inner: S) -> Counted<S, Stream> {
-        Counted { inner, count: Stream::new(Arc::clone(&self.counters), self.whole) }
+        Counted { inner, count: Stream::new(Arc::clone(&self.counters), self.whole, self.unasked.clone()) }
     }
 }
 
@@ -403,6 +431,7 @@ mod tests {
             ("/fedprune/chunk/1\n", Purpose::Bodies),
             ("/fedprune/ask/1\n", Purpose::Questions),
             ("/meshsub/1.2.0\n", Purpose::Gossip),
+            ("/libp2p/circuit/relay/0.2.0/stop\n", Purpose::Relayed),
             ("/ipfs/id/1.0.0\n", Purpose::Upkeep),
         ];
         for (name, expected) in names {
@@ -422,7 +451,7 @@ mod tests {
     #[test]
     fn what_was_counted_before_the_name_counts_for_it() {
         let counters = Arc::new(Counters::default());
-        let mut stream = Stream::new(Arc::clone(&counters), true);
+        let mut stream = Stream::new(Arc::clone(&counters), true, None);
         let said = said(&["/multistream/1.0.0\n", "/fedprune/ask/1\n"]);
         stream.received(7);
         stream.sent(&said[..5]);
@@ -433,12 +462,30 @@ mod tests {
         let traffic = counters.read();
         assert_eq!(traffic.sent, Split { questions: said.len() as u64 + 100, ..Split::default() });
         assert_eq!(traffic.received, Split { questions: 8, ..Split::default() });
-        let mut silent = Stream::new(Arc::clone(&counters), false);
+        let mut silent = Stream::new(Arc::clone(&counters), false, None);
         silent.sent(b"x");
         drop(silent);
         Socket(Arc::clone(&counters)).sent(&[0; 50]);
         let traffic = counters.read();
         assert_eq!((traffic.sent.upkeep, traffic.sent.framing), (1, 49));
         assert_eq!(traffic.sent.total(), said.len() as u64 + 150);
+    }
+
+    #[test]
+    fn of_a_member_everything_counts_that_is_no_part_of_a_ballot() {
+        let (one, other) = (PeerId::random(), PeerId::random());
+        let counters = Arc::new(Counters::of_peers([one]));
+        let open = |name: &str| {
+            let mut stream = Stream::new(Arc::clone(&counters), false, counters.unasked.get(&one).cloned());
+            stream.sent(&said(&["/multistream/1.0.0\n", name]));
+            stream
+        };
+        open("/fedprune/chunk/1\n").received(1000);
+        open("/libp2p/circuit/relay/0.2.0/stop\n").received(1000);
+        assert_eq!(counters.unasked(&one), 0);
+        open("/meshsub/1.2.0\n").received(100);
+        open("/fedprune/ask/1\n").received(10);
+        Stream::new(Arc::clone(&counters), false, counters.unasked.get(&one).cloned()).received(1);
+        assert_eq!((counters.unasked(&one), counters.unasked(&other)), (111, 0));
     }
 }

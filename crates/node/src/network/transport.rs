@@ -48,9 +48,9 @@ fn direct(keypair: &Keypair, counters: &Arc<Counters>) -> Result<Connections, no
         .authenticate(noise::Config::new(keypair)?)
         .multiplex(yamux_config())
         .timeout(CONNECTION_TIMEOUT)
-        .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(CountedMuxer::new(muxer, of_streams, false))));
+        .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(CountedMuxer::new(muxer, &peer, of_streams, false))));
     let quic = quic::tokio::Transport::new(quic::Config::new(keypair))
-        .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(CountedMuxer::new(muxer, of_quic, true))));
+        .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(CountedMuxer::new(muxer, &peer, of_quic, true))));
     Ok(OrTransport::new(tcp, quic).map(|either, _| either.into_inner()).boxed())
 }
 

@@ -1,7 +1,7 @@
 //! What a node is told when it starts.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fedprune_federation::RoundId;
 use libp2p::Multiaddr;
@@ -50,6 +50,8 @@ pub struct NodeConfig {
     pub out: Option<PathBuf>,
     /// Where to listen; the consortium's addresses of this member if nowhere.
     pub listen: Vec<Multiaddr>,
+    /// Where members are dialled, by name, instead of at the consortium's addresses.
+    pub dial: Vec<(String, Multiaddr)>,
     /// How to be found and reached.
     pub options: Options,
     /// How long to answer others once the round is over here.
@@ -58,6 +60,16 @@ pub struct NodeConfig {
     pub program: PathBuf,
     /// For tests of recovery: die here, as if by power loss.
     pub fail_at: Option<FailPoint>,
+    /// For tests of clocks that are wrong: how far this one is ahead, in milliseconds.
+    pub clock_skew_ms: i64,
+}
+
+impl NodeConfig {
+    /// Milliseconds since 1970, as this node takes them to be: the only place where a running node reads a wall clock.
+    pub(super) fn unix_ms(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_add_signed(self.clock_skew_ms)
+    }
 }
 
 /// A point at which a node can be made to die, to show that it recovers.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use fedprune_federation::machine::{Effect, Input, Machine, Outcome, Record, set_digest};
 use fedprune_federation::round::Strategy;
 use fedprune_federation::wire::{self, Content};
-use fedprune_federation::{Height, MemberIndex};
+use fedprune_federation::{BallotHeader, Height, MemberIndex, SignatureChecked};
 use tokio::sync::mpsc;
 
 use super::catalogue::Catalogue;
@@ -28,6 +28,7 @@ use super::events::NodeEvent;
 use super::fetch::Fetching;
 use super::model::{BallotSet, RoundModel};
 use super::status::Status;
+use super::validations::Validations;
 use super::work::Work;
 use crate::network::{Events, Network, Split};
 use crate::storage::blobs::BlobStore;
@@ -94,6 +95,9 @@ pub(super) struct Driver<'a> {
     /// Heights whose mask the contributing process was told.
     told_masks: u32,
     seconds: BTreeMap<String, f64>,
+    /// Members that were shut out, and why.
+    shut_out: BTreeMap<String, String>,
+    validations: Validations<SignatureChecked<BallotHeader>>,
     finished: Option<(Outcome, Instant)>,
     /// Members that have told that they need nobody any more.
     finished_members: BTreeSet<MemberIndex>,
@@ -129,6 +133,8 @@ impl<'a> Driver<'a> {
             computing: None,
             told_masks: 0,
             seconds: BTreeMap::new(),
+            shut_out: BTreeMap::new(),
+            validations: Validations::default(),
             finished: None,
             finished_members: BTreeSet::new(),
             concluded: None,
@@ -169,6 +175,9 @@ impl<'a> Driver<'a> {
     /// Turn after turn, until it is known how this ends.
     async fn turns(&mut self, mut stop: tokio::sync::watch::Receiver<bool>) -> Result<Ending, NodeError> {
         let Some(mut results) = self.results.take() else { return Ok(Ending::Stopped) };
+        if let Some(outgoing) = &mut self.parts.outgoing {
+            outgoing.begin(&self.parts.network);
+        }
         self.step(Input::Tick).await?;
         loop {
             if let Some(ending) = self.ending() {
@@ -281,14 +290,8 @@ impl<'a> Driver<'a> {
                     }
                 }
                 Effect::Validate(header) => {
-                    let (model, blobs) = (Arc::clone(&self.parts.model), Arc::clone(&self.parts.blobs));
-                    let (height, member, body) = (header.height(), header.member(), header.content().body);
-                    self.spawn(move || Work::Validated {
-                        height,
-                        member,
-                        body,
-                        result: model.validate(&blobs, header).map_err(NodeError::from),
-                    });
+                    self.validations.add(header.member(), header);
+                    self.validate();
                 }
                 Effect::Tally { height, set, ballots } => {
                     let (model, blobs) = (Arc::clone(&self.parts.model), Arc::clone(&self.parts.blobs));
@@ -328,6 +331,20 @@ impl<'a> Driver<'a> {
             _ => return,
         };
         self.seconds.insert(phase.to_owned(), seconds);
+    }
+
+    /// Checks ballots whose turn it is.
+    pub(super) fn validate(&mut self) {
+        while let Some(header) = self.validations.next() {
+            let (model, blobs) = (Arc::clone(&self.parts.model), Arc::clone(&self.parts.blobs));
+            let (height, member, body) = (header.height(), header.member(), header.content().body);
+            self.spawn(move || Work::Validated {
+                height,
+                member,
+                body,
+                result: model.validate(&blobs, header).map_err(NodeError::from),
+            });
+        }
     }
 
     /// Runs something on a thread where waiting is allowed.

@@ -75,6 +75,9 @@ pub enum NodeError {
     /// No address to listen on.
     #[error("the consortium has no address for `{0}`: give one with --listen /ip4/0.0.0.0/tcp/4100")]
     NoAddress(String),
+    /// A member that there is not.
+    #[error("the consortium has no member `{0}` to dial: correct the name in --dial NAME=MULTIADDR")]
+    NoSuchMember(String),
     /// An address that is none.
     #[error("`{0}` is no multiaddress; write it like /ip4/0.0.0.0/tcp/4100")]
     Address(String),

@@ -44,6 +44,15 @@ pub enum NodeEvent {
         /// What differs.
         differences: Vec<String>,
     },
+    /// A member sends what no honest member sends, or too much, and is refused for a while.
+    ShutOut {
+        /// Which one.
+        member: String,
+        /// What it sends.
+        why: String,
+        /// For how long.
+        seconds: u64,
+    },
     /// An outsider was refused.
     Refused {
         /// Its peer id.
@@ -246,6 +255,9 @@ impl NodeEvent {
             Self::Disconnected { member } => format!("`{member}` is gone"),
             Self::Mismatch { member, differences } => {
                 format!("`{member}` cannot take part: {}", differences.join("; "))
+            }
+            Self::ShutOut { member, why, seconds } => {
+                format!("`{member}` sends {why}: its connections are closed, and it is refused for {seconds} s")
             }
             Self::Refused { peer, why } => format!("refused {peer}: {why}"),
             Self::AnotherInstance { seen_by } => {

@@ -5,6 +5,7 @@
 //! | `config` | what a node is told, and its limits |
 //! | `driver` | the loop: network, work and time into the machine, its effects into I/O |
 //! | `fetch` | pulls bodies from members, chunk by chunk |
+//! | `validations` | which ballot is checked next |
 //! | `model` | validates and counts ballots over the base model |
 //! | `child` | processes that compute masks and write the pruned model |
 //! | `conclude` | pruned model and transcript |
@@ -22,6 +23,7 @@ mod events;
 mod fetch;
 mod model;
 mod status;
+mod validations;
 mod work;
 
 use std::io::Read;
@@ -31,9 +33,11 @@ use std::sync::Arc;
 use fedprune_checkpoint::Checkpoint;
 use fedprune_engine::MalachiteEngine;
 use fedprune_federation::ballot::largest_body_bytes;
+use fedprune_federation::consortium::Member;
 use fedprune_federation::machine::{Machine, Record, Setup};
 use fedprune_federation::round::{Scaling, Strategy};
 use fedprune_federation::{Height, Ratified, Round};
+use fedprune_mask::Digest;
 use libp2p::Multiaddr;
 
 pub use config::{DEFAULT_LINGER, FailPoint, NodeConfig, ParseFailPointError};
@@ -43,6 +47,7 @@ pub use events::NodeEvent;
 pub use model::ModelError;
 pub use status::{Status, StatusError};
 
+use crate::limits::STORED_BALLOTS_PER_MEMBER;
 use crate::network::{Greeting, Network, NetworkConfig, Peer};
 use crate::storage::blobs::BlobStore;
 use crate::storage::home::Home;
@@ -55,11 +60,19 @@ use model::RoundModel;
 ///
 /// An honest node has none. Members that lie, in tests, are programs of their own that put something here.
 pub trait Outgoing: Send {
+    /// The node runs; whatever else the member does with its network begins here.
+    fn begin(&mut self, _network: &Network) {}
+
     /// What leaves instead of this message.
     fn publish(&mut self, message: Vec<u8>) -> Vec<Vec<u8>>;
 
     /// What a member that asks is answered, instead of these messages.
     fn answer(&mut self, messages: Vec<Vec<u8>>) -> Vec<Vec<u8>>;
+
+    /// Whether a member that asks for a part of this body gets it.
+    fn serves(&mut self, _body: &Digest) -> bool {
+        true
+    }
 }
 
 /// Takes part in a round until it is over, others have had their answers, or `stop` turns true.
@@ -116,8 +129,9 @@ pub async fn run_behind(
         let of_height = round.layout_at(&layout, Height(height)).map_err(ModelError::from)?;
         largest = largest.saturating_add(largest_body_bytes(&of_height));
     }
-    // two of each member: an equivocator's second ballot may be the one that counts
-    let blobs = Arc::new(BlobStore::open(&folder.blobs(), largest.saturating_mul(members).saturating_mul(2))?);
+    // more than one of each member: an equivocator's second ballot may be the one that counts
+    let room = largest.saturating_mul(members).saturating_mul(STORED_BALLOTS_PER_MEMBER);
+    let blobs = Arc::new(BlobStore::open(&folder.blobs(), room)?);
     let (mut wal, notices) = Wal::open(&folder.wal())?;
     for notice in notices {
         tell(&NodeEvent::Warning { text: notice.to_string() });
@@ -142,11 +156,14 @@ pub async fn run_behind(
     }
 
     let listen = listen_addresses(&config, &consortium, &name)?;
+    if let Some((unknown, _)) = config.dial.iter().find(|(member, _)| !names.contains(member)) {
+        return Err(NodeError::NoSuchMember(unknown.clone()));
+    }
     let peers = consortium.members().iter().zip(consortium.consortium().indices()).map(|(member, index)| Peer {
         member: index,
         name: member.name.clone(),
         key: member.peer_key,
-        addresses: member.addresses.clone(),
+        addresses: dial_addresses(&config, member),
     });
     let (network, events) = Network::start(NetworkConfig {
         peer_key_seed: *identity.peer_key.to_seed(),
@@ -203,6 +220,13 @@ fn open_model(folder: &Path, round: &Round) -> Result<Checkpoint, NodeError> {
     }
     checkpoint.release_all();
     Ok(checkpoint)
+}
+
+/// Where to dial a member: as told, or where the consortium says.
+fn dial_addresses(config: &NodeConfig, member: &Member) -> Vec<String> {
+    let told = config.dial.iter().filter(|(name, _)| *name == member.name);
+    let told: Vec<String> = told.map(|(_, address)| address.to_string()).collect();
+    if told.is_empty() { member.addresses.clone() } else { told }
 }
 
 /// Where to listen: as told, or at the ports of the addresses that the consortium has for this member.

@@ -1,5 +1,6 @@
 //! `status.json`: how a node is doing, for `fedprune node status` and for people.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fedprune_mask::Digest;
@@ -42,6 +43,9 @@ pub struct Status {
     /// What was received, likewise.
     #[serde(default)]
     pub received: Split,
+    /// Members that were shut out, and what they sent.
+    #[serde(default)]
+    pub shut_out: BTreeMap<String, String>,
     /// Since it started.
     pub seconds: f64,
     /// The root of the global mask.

@@ -1,7 +1,6 @@
 //! What arrives at a node: from the network, from its threads and from its children.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use fedprune_federation::Height;
 use fedprune_federation::machine::{Input, Question, Verdict, decode_answer, encode_answer};
@@ -13,7 +12,7 @@ use super::super::events::NodeEvent;
 use super::super::work::Work;
 use super::Driver;
 use crate::network::limits::INSTANCE_PATIENCE;
-use crate::network::{Acceptance, ChunkAnswer, NetworkEvent};
+use crate::network::{Acceptance, Blame, ChunkAnswer, NetworkEvent};
 
 impl Driver<'_> {
     pub(super) async fn network(&mut self, event: NetworkEvent) -> Result<(), NodeError> {
@@ -31,7 +30,10 @@ impl Driver<'_> {
             }
             NetworkEvent::Asked { from, bytes, answer } => {
                 // a question that cannot be read is refused by dropping its token
-                if let Ok(question) = Question::decode(&bytes) {
+                let Ok(question) = Question::decode(&bytes) else {
+                    return Ok(self.parts.network.blame(from, Blame::Question).await?);
+                };
+                {
                     if matches!(question, Question::Finished { .. }) {
                         self.finished_members.insert(from);
                     }
@@ -45,6 +47,9 @@ impl Driver<'_> {
             }
             NetworkEvent::ChunkAsked { from: _, body, chunk, answer } => {
                 let (network, blobs) = (self.parts.network.clone(), Arc::clone(&self.parts.blobs));
+                if self.parts.outgoing.as_mut().is_some_and(|outgoing| !outgoing.serves(&body)) {
+                    return Ok(network.answer_chunk(answer, ChunkAnswer::NotHeld).await?);
+                }
                 tokio::spawn(async move {
                     let read = tokio::task::spawn_blocking(move || blobs.encode_chunk(&body, chunk)).await;
                     let found = match read {
@@ -101,6 +106,11 @@ impl Driver<'_> {
                 let text = format!("a second process with the key of `{}` was refused", self.name(member));
                 self.say(&NodeEvent::Warning { text });
             }
+            NetworkEvent::ShutOut { member, why, lasts } => {
+                let member = self.name(member);
+                self.shut_out.insert(member.clone(), why.clone());
+                self.say(&NodeEvent::ShutOut { member, why, seconds: lasts.as_secs() });
+            }
             NetworkEvent::Refused { peer_id, why } => {
                 self.say(&NodeEvent::Refused { peer: peer_id.to_string(), why });
             }
@@ -113,13 +123,20 @@ impl Driver<'_> {
             Work::Imported { height, result } => {
                 let (body, body_bytes) = result?;
                 self.fail_here(FailPoint::BallotStored);
-                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                let claimed_unix_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+                let claimed_unix_ms = self.parts.config.unix_ms();
                 self.step(Input::Contributed { height, body, body_bytes, claimed_unix_ms }).await?;
             }
             Work::Validated { height, member, body, result } => match result? {
-                Ok(valid) => self.step(Input::Valid(valid)).await?,
-                Err(why) => self.step(Input::Invalid { height, member, body, why }).await?,
+                Ok(valid) => {
+                    self.validations.done(member, true);
+                    self.validate();
+                    self.step(Input::Valid(valid)).await?;
+                }
+                Err(why) => {
+                    self.validations.done(member, false);
+                    self.validate();
+                    self.step(Input::Invalid { height, member, body, why }).await?;
+                }
             },
             Work::Tallied { height, set, result } => {
                 let mask_root = result?;

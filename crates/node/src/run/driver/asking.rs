@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use fedprune_federation::MemberIndex;
-use fedprune_federation::machine::{Question, decode_answer};
+use fedprune_federation::machine::{Question, Verdict, decode_answer};
 
 use super::super::config::{SYNC_INTERVAL, SYNC_PATIENCE};
 use super::super::error::NodeError;
 use super::super::work::Work;
 use super::Driver;
+use crate::network::Blame;
 
 impl Driver<'_> {
     /// Asks members that are connected for what this one signed.
@@ -72,8 +73,13 @@ impl Driver<'_> {
         let before = self.parts.machine.current();
         for message in &messages {
             let now_ms = self.now_ms();
-            let (_, effects) = self.parts.machine.receive(now_ms, message);
+            let (found, effects) = self.parts.machine.receive(now_ms, message);
             self.carry_out(effects).await?;
+            if matches!(found, Verdict::Bad(_)) {
+                // an honest member has checked what it answers; to check the rest costs more than it is worth
+                self.parts.network.blame(from, Blame::Answer).await?;
+                break;
+            }
         }
         if self.parts.machine.current() != before && !self.asking.contains_key(&from) && self.connected.contains(&from)
         {

@@ -108,6 +108,7 @@ impl Driver<'_> {
             received_bytes: received.total(),
             sent,
             received,
+            shut_out: self.shut_out.clone(),
             seconds: self.started.elapsed().as_secs_f64(),
             mask_root: self.concluded.as_ref().and_then(|conclusion| conclusion.mask_root),
             transcript: self.concluded.as_ref().map(|conclusion| conclusion.transcript.clone()),
