@@ -13,6 +13,7 @@
 //! | `members` | who is who |
 //! | `behaviour` | gossip, requests, chunks, allow-list: the libp2p behaviours put together |
 //! | `codec`, `requests` | bytes of requests and answers, and who waits for them |
+//! | `decoding` | the same and greetings, from memory |
 //! | `transport`, `traffic` | TCP and QUIC, counted by what bytes are for |
 //! | `events` | the queue to the node |
 //! | `task` | the loop that owns the swarm |
@@ -31,6 +32,8 @@
 mod behaviour;
 mod codec;
 mod config;
+#[doc(hidden)]
+pub mod decoding;
 mod dial;
 mod events;
 mod greeting;
