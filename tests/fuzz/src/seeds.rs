@@ -59,12 +59,11 @@ pub fn tallies() -> Seeds {
             ballot_of(BallotKind::Vote(*encodings), dtype, Pruner::WANDA, group(local), &text)
         };
         let ballots: Vec<Vec<u8>> = kinds.iter().enumerate().map(of).collect();
-        let voter = |(number, bytes)| Voter {
-            name: format!("m{number}"),
-            weight: number as u32 % 2 + 1,
-            ballot: Ballot::parse(bytes, &MODEL.layout).expect("a sound ballot"),
-        };
-        let voters = ballots.iter().enumerate().map(voter).collect();
+        let mut voters = Vec::new();
+        for (number, bytes) in ballots.iter().enumerate() {
+            let ballot = Ballot::parse(bytes, &MODEL.layout).expect("a sound ballot");
+            voters.push(Voter { name: format!("m{number}"), weight: number as u32 % 2 + 1, ballot });
+        }
         let tally = Tally::new(&MODEL.layout, group(global), voters).expect("ballots of one recipe");
         model::collect(|sink| {
             encode_tally(&tally, Digest::of(b"root"), sink).expect("nothing fails");
@@ -210,10 +209,10 @@ pub fn machines() -> Seeds {
             format!("settled-{world}"),
             [&[world, 2, 8, here, 0, 1, 0, 2, 14, 0, 0, 2, 2, 13, here, 0, all, 2][..]].concat(),
         ));
-        for number in 0..6 {
-            let seed = u64::from(world) * 100 + number;
-            seeds.push((format!("any-{world}-{number}"), [&[world], &bytes_of(seed, 400)[..]].concat()));
-        }
+        // any choices that leave it able to go on
+        let any = (0..100).map(|number| [&[world], &bytes_of(u64::from(world) * 100 + number, 400)[..]].concat());
+        let any = any.filter(|bytes| (crate::target("machine").run)(bytes)).take(4);
+        seeds.extend(any.enumerate().map(|(number, bytes)| (format!("any-{world}-{number}"), bytes)));
     }
     seeds
 }

@@ -5,7 +5,7 @@
 //! at. What must hold all the same: it does not panic, it signs nothing twice, nothing leaves before it is durable, it
 //! comes back from its log, and it says nothing more once it has failed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fedprune_engine::MalachiteEngine;
 use fedprune_federation::evidence::Equivocation;
@@ -58,6 +58,8 @@ struct Seat<'a> {
     bodies: BTreeMap<(Height, usize, usize), Vec<u8>>,
     decisions: Vec<(Height, Justified)>,
     sent: Vec<Vec<u8>>,
+    /// What somebody else signed with its key, which it may pass on.
+    cloned: BTreeSet<Vec<u8>>,
     failed: bool,
 }
 
@@ -72,7 +74,7 @@ fn start(world: &World, log: &[(Height, Vec<u8>)]) -> Machine {
     Machine::recover(setup, Box::new(engine), records).expect("a member comes back from its log")
 }
 
-/// What happens to a member, step by step.
+/// What happens to a member, step by step. Taken is what leaves it able to go on.
 pub fn machine(bytes: &[u8]) -> bool {
     let mut choices = Choices::new(bytes);
     let world = &WORLDS[choices.below(WORLDS.len())];
@@ -87,6 +89,7 @@ pub fn machine(bytes: &[u8]) -> bool {
         bodies: BTreeMap::new(),
         decisions: Vec::new(),
         sent: Vec::new(),
+        cloned: BTreeSet::new(),
         failed: false,
     };
     seat.step(Input::Tick);
@@ -138,7 +141,9 @@ impl Seat<'_> {
 
     fn publish(&mut self, bytes: Vec<u8>) {
         assert_eq!(self.durable, self.log.len(), "what was written is flushed before anything is sent");
-        assert!(!self.failed, "who has failed says nothing more");
+        if self.cloned.contains(&bytes) {
+            return;
+        }
         match content_of(&bytes).expect("it sends what it can read") {
             Some(Content::BallotHeader) => self.says::<BallotHeader>(&bytes, |_| 0),
             Some(Content::Holdings) => self.says::<Holdings>(&bytes, |_| 0),
@@ -178,9 +183,10 @@ impl Seat<'_> {
     }
 
     fn is_durable(&self, height: Height, bytes: &[u8]) {
+        assert!(!self.failed, "who has failed signs nothing more");
         let record = Record::Said(bytes.to_vec()).encode();
         let is_durable = self.log[..self.durable].iter().any(|(of, written)| *of == height && *written == record);
-        assert!(is_durable, "what it signs is durable before it leaves");
+        assert!(is_durable, "what it signs is durable before it leaves: {:?} at height {height}", content_of(bytes));
     }
 
     fn fills(&mut self, slot: (Kind, Height, u32), signed: Vec<u8>) {
@@ -524,6 +530,7 @@ impl Seat<'_> {
         let bytes =
             if choices.below(2) == 0 { self.signed(ME, content, height) } else { self.signed(ME, vote, height) };
         let Some(bytes) = bytes else { return };
+        self.cloned.insert(bytes.clone());
         if choices.below(2) == 0 {
             self.hear(&bytes);
         } else {
