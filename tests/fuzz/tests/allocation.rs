@@ -136,7 +136,8 @@ fn counts() {
     let shape = vec!["1"; 200_000].join(",");
     let dimensions = |_: usize| format!("\"a\":{{\"dtype\":\"F32\",\"shape\":[{shape}],\"data_offsets\":[0,4]}}");
     refused_for_little("safetensors", "two hundred thousand dimensions", &weights(&dimensions, 1));
-    let name = |_: usize| format!("\"{}\":{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}", "n".repeat(300_000));
+    let name =
+        |_: usize| format!("\"{}\":{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}", "n".repeat(300_000));
     refused("safetensors", "a name of 300,000 bytes", &weights(&name, 1));
 
     let files: Vec<String> = (0..70_000).map(|at| format!("\"{at}\":\"model-1.safetensors\"")).collect();
