@@ -25,11 +25,11 @@ fn refused(name: &str, what: &str, bytes: &[u8]) -> usize {
     peak
 }
 
-/// As [`refused`], of bytes so few that they may cost next to nothing.
+/// As [`refused`], for next to nothing: what reads a file may hold all of it, and it grows as it is read.
 #[track_caller]
 fn refused_for_little(name: &str, what: &str, bytes: &[u8]) {
     let peak = refused(name, what, bytes);
-    assert!(peak < LITTLE, "`{name}`: {what} of {} bytes takes {peak}", bytes.len());
+    assert!(peak < LITTLE + 4 * bytes.len(), "`{name}`: {what} of {} bytes takes {peak}", bytes.len());
 }
 
 fn seed(name: &str, seed: &str) -> Vec<u8> {
@@ -82,7 +82,7 @@ fn sizes_everywhere() {
                 continue;
             }
             // where a file is written for each input, the numbers of its beginning
-            let many = if ["safetensors", "journal"].contains(&name) { 64 } else { 400 };
+            let many = if ["safetensors", "journal"].contains(&name) { 64 } else { 200 };
             for at in 0..original.len().min(many) {
                 for huge in [(1u64 << 16) + 1, 1 << 20, 1 << 22, u64::from(u32::MAX), 1 << 60, u64::MAX] {
                     for width in [4, 8] {

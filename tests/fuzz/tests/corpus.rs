@@ -93,8 +93,8 @@ fn nothing_is_left_out() {
 fn mutations_are_the_same_every_time() {
     let twice = [(); 2].map(|()| {
         let mut numbers = Numbers::new(3);
-        (0..200).map(|_| mutate(b"fedprune\x01\x00", b"another", &mut numbers)).collect::<Vec<_>>()
+        (0..200).map(|_| mutate(&[7; 200], b"another", &mut numbers)).collect::<Vec<_>>()
     });
     assert_eq!(twice[0], twice[1]);
-    assert!(twice[0].iter().collect::<BTreeSet<_>>().len() > 190);
+    assert!(twice[0].iter().collect::<BTreeSet<_>>().len() > 150);
 }
