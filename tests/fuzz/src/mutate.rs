@@ -11,7 +11,7 @@ impl Numbers {
     }
 
     /// 32 bits.
-    pub fn next(&mut self) -> u32 {
+    pub fn draw(&mut self) -> u32 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let shifted = (((self.0 >> 18) ^ self.0) >> 27) as u32;
         shifted.rotate_right((self.0 >> 59) as u32)
@@ -19,7 +19,7 @@ impl Numbers {
 
     /// Below `bound`, which is not 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        self.next() as usize % bound
+        self.draw() as usize % bound
     }
 }
 
@@ -31,12 +31,12 @@ pub fn mutate(base: &[u8], other: &[u8], numbers: &mut Numbers) -> Vec<u8> {
     let mut bytes = base.to_vec();
     for _ in 0..=numbers.below(4) {
         if bytes.is_empty() {
-            bytes.push(numbers.next() as u8);
+            bytes.push(numbers.draw() as u8);
         }
         let at = numbers.below(bytes.len());
         match numbers.below(9) {
             0 => bytes[at] ^= 1 << numbers.below(8),
-            1 => bytes[at] = numbers.next() as u8,
+            1 => bytes[at] = numbers.draw() as u8,
             2 => bytes[at] = bytes[at].wrapping_add(numbers.below(9) as u8).wrapping_sub(4),
             3 => {
                 let edge = EDGES[numbers.below(EDGES.len())].to_le_bytes();
@@ -62,7 +62,7 @@ pub fn mutate(base: &[u8], other: &[u8], numbers: &mut Numbers) -> Vec<u8> {
                 bytes.splice(at..until, other[from..end].iter().copied());
             }
             _ => {
-                let new = [numbers.next().to_le_bytes(), numbers.next().to_le_bytes()].concat();
+                let new = [numbers.draw().to_le_bytes(), numbers.draw().to_le_bytes()].concat();
                 bytes.splice(at..at, new[..1 + numbers.below(8)].iter().copied());
             }
         }

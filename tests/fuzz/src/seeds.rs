@@ -82,7 +82,7 @@ pub fn tallies() -> Seeds {
 /// Bytes without structure, from which choices are read.
 fn bytes_of(seed: u64, count: usize) -> Vec<u8> {
     let mut numbers = Numbers::new(seed);
-    (0..count).map(|_| numbers.next() as u8).collect()
+    (0..count).map(|_| numbers.draw() as u8).collect()
 }
 
 /// Choices.

@@ -95,9 +95,11 @@ pub fn tally(bytes: &[u8]) -> bool {
     let mut taken = false;
     for dtype in DTYPES {
         let weights = MODEL.weights(dtype);
-        taken |= (0..MODEL.layout.matrices().len())
-            .map(|index| tallied(&tally, index, weights.matrix(index)).is_some())
-            .fold(true, |all, one| all && one);
+        let mut all = true;
+        for index in 0..MODEL.layout.matrices().len() {
+            all &= tallied(&tally, index, weights.matrix(index)).is_some();
+        }
+        taken |= all;
     }
     taken
 }
@@ -248,10 +250,10 @@ fn weights(choices: &mut Choices<'_>, layout: &Layout, dtype: DType) -> Weights 
     let bytes = layout.matrices().iter().map(|matrix| {
         let weight = |_| {
             let bits = match style {
-                0 => numbers.next(),
+                0 => numbers.draw(),
                 1 => few[numbers.below(few.len())],
                 // all of one exponent, either sign
-                2 => numbers.next() & 0x807f_ffff | few[0] & 0x7f80_0000,
+                2 => numbers.draw() & 0x807f_ffff | few[0] & 0x7f80_0000,
                 _ => 0,
             };
             model::stored(dtype, bits)
@@ -266,10 +268,10 @@ fn norms(choices: &mut Choices<'_>, layout: &Layout) -> Vec<NormVector> {
     let style = choices.below(4);
     let tap = |range: &std::ops::Range<usize>| {
         let sum = |_| match style {
-            0 => f64::from(numbers.next() % 256),
+            0 => f64::from(numbers.draw() % 256),
             1 => 2f64.powi(numbers.below(200) as i32 - 100),
             2 => 1.0,
-            _ => f64::from(numbers.next() % 2),
+            _ => f64::from(numbers.draw() % 2),
         };
         let columns = layout.matrices()[range.start].columns;
         NormVector::from_sums(&(0..columns).map(sum).collect::<Vec<_>>(), 2).expect("sound sums")
