@@ -1,5 +1,7 @@
 //! What the integration tests share: where fixtures lie, and how expected tensors are read.
 
+#![forbid(unsafe_code)]
+
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;

@@ -223,8 +223,13 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, Checkpoin
     if !metadata.is_file() {
         return Err(reading("read", path)(std::io::Error::other("it is not a regular file")));
     }
+    if metadata.len() > limit {
+        // nothing is read, let alone allocated, for a size that is too large already
+        return Err(CheckpointError::TooLarge { path: path.to_owned(), bytes: metadata.len(), limit });
+    }
     let file = File::open(path).map_err(reading("read", path))?;
     let mut bytes = Vec::new();
+    // it may have grown since
     file.take(limit + 1).read_to_end(&mut bytes).map_err(reading("read", path))?;
     if bytes.len() as u64 > limit {
         let bytes = metadata.len().max(bytes.len() as u64);

@@ -5,8 +5,9 @@
 //! decoder reads under a limit and must use every byte, and what it read must encode to the same bytes.
 //!
 //! A claimed length is charged against the limit at the element's size in memory before a container is
-//! allocated. That guards nothing for elements of size zero: no type that travels holds a container of
-//! those.
+//! allocated, and what is allocated is charged to those who pay for it: the limit of few bytes is a low one,
+//! since no value takes more than [`MOST_EXPANSION`] times the bytes of its encoding in memory. That guards
+//! nothing for elements of size zero: no type that travels holds a container of those.
 
 /// For the derives of crates that encode through this module: `#[bincode(crate = "…::codec::bincode")]`.
 pub use bincode;
@@ -47,6 +48,17 @@ pub fn encode<T: Encode>(value: &T) -> Vec<u8> {
     bincode::encode_to_vec(value, unlimited()).expect("plain data always encodes")
 }
 
+/// Bytes of memory for one of an encoding, at most: an absent digest, 33 for one, is the widest that travels.
+const MOST_EXPANSION: usize = 64;
+/// Limits on what is allocated for few bytes, each for those up to a [`MOST_EXPANSION`]th of it.
+const LADDER: [usize; 4] = [16 << 10, 64 << 10, 256 << 10, 1 << 20];
+
+/// bincode under a limit, which is part of its types.
+fn limited<T: Decode<()>, const LIMIT: usize>(bytes: &[u8]) -> Result<(T, usize), CodecError> {
+    let limited = config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<LIMIT>();
+    Ok(bincode::decode_from_slice(bytes, limited)?)
+}
+
 /// The value that `bytes` are the encoding of; `LIMIT` bounds the bytes and what is allocated for them.
 ///
 /// # Errors
@@ -55,8 +67,13 @@ pub fn decode<T: Encode + Decode<()>, const LIMIT: usize>(bytes: &[u8]) -> Resul
     if bytes.len() > LIMIT {
         return Err(CodecError::TooLarge { actual: bytes.len(), limit: LIMIT });
     }
-    let limited = config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<LIMIT>();
-    let (value, read): (T, usize) = bincode::decode_from_slice(bytes, limited)?;
+    let (value, read): (T, usize) = match bytes.len().saturating_mul(MOST_EXPANSION) {
+        most if most <= LADDER[0] && LADDER[0] < LIMIT => limited::<T, { LADDER[0] }>(bytes),
+        most if most <= LADDER[1] && LADDER[1] < LIMIT => limited::<T, { LADDER[1] }>(bytes),
+        most if most <= LADDER[2] && LADDER[2] < LIMIT => limited::<T, { LADDER[2] }>(bytes),
+        most if most <= LADDER[3] && LADDER[3] < LIMIT => limited::<T, { LADDER[3] }>(bytes),
+        _ => limited::<T, LIMIT>(bytes),
+    }?;
     if read != bytes.len() {
         return Err(CodecError::Trailing(bytes.len() - read));
     }
@@ -110,6 +127,17 @@ mod tests {
         let longer = [bytes.as_slice(), &[0]].concat();
         assert!(matches!(decode::<Sample, 1024>(&longer), Err(CodecError::Trailing(1))));
         assert!(matches!(decode::<Sample, 8>(&bytes), Err(CodecError::TooLarge { limit: 8, .. })));
+    }
+
+    /// What takes most memory for its bytes is read, however few or many they are.
+    #[test]
+    fn limits_on_memory_refuse_no_value() {
+        for count in [0, 1, 7, 200, 300, 5_000, 70_000] {
+            let absent: Vec<Option<Digest>> = vec![None; count];
+            assert_eq!(decode::<Vec<Option<Digest>>, { 8 << 20 }>(&encode(&absent)).unwrap(), absent);
+            let nested: Vec<Vec<u8>> = vec![Vec::new(); count];
+            assert_eq!(decode::<Vec<Vec<u8>>, { 8 << 20 }>(&encode(&nested)).unwrap(), nested);
+        }
     }
 
     #[test]

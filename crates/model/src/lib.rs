@@ -20,6 +20,8 @@
 //!
 //! Shapes are written (rows, columns). Tensors have the compute dtype unless a line says otherwise.
 
+#![forbid(unsafe_code)]
+
 pub mod block;
 pub mod calibration;
 pub mod decoder;

@@ -13,6 +13,7 @@
 //! | `members` | who is who |
 //! | `behaviour` | gossip, requests, chunks, allow-list: the libp2p behaviours put together |
 //! | `codec`, `requests` | bytes of requests and answers, and who waits for them |
+//! | `decoding` | the same and greetings, from memory |
 //! | `transport`, `traffic` | TCP and QUIC, counted by what bytes are for |
 //! | `events` | the queue to the node |
 //! | `door`, `conduct` | who may knock, and what becomes of members that send too much or what they should not |
@@ -33,6 +34,8 @@ mod behaviour;
 mod codec;
 mod conduct;
 mod config;
+#[doc(hidden)]
+pub mod decoding;
 mod dial;
 mod door;
 mod events;

@@ -192,6 +192,15 @@ impl Greeting {
     }
 }
 
+/// A greeting, or the answer to one, read and written again; for tests and fuzzers.
+pub(super) fn read_and_write_greeting_again(bytes: &[u8], answer: bool) -> Result<Vec<u8>, GreetingError> {
+    if answer {
+        let (verdict, greeting) = Greeting::decode_answer(bytes)?;
+        return Ok(greeting.encode_answer(verdict).to_vec());
+    }
+    Ok(Greeting::decode(bytes)?.encode().to_vec())
+}
+
 /// What is said of a peer whose greeting cannot be read.
 fn unreadable(theirs: String) -> Difference {
     Difference { what: Subject::Greeting, ours: format!("fedprune greeting {VERSION}"), theirs }
