@@ -106,6 +106,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         Command::Audit(AuditCommand::Show(show)) => Box::new(commands::audit::show(show)?),
         #[cfg(feature = "federation")]
         Command::Testnet(TestnetCommand::Run(run)) => Box::new(commands::testnet::run(run, &meter)?),
+        #[cfg(feature = "federation")]
+        Command::Testnet(TestnetCommand::Simulate(simulate)) => Box::new(commands::simulate::run(simulate, &meter)?),
         #[cfg(feature = "study")]
         Command::Study(StudyCommand::Run(run)) => commands::study::run(run, &meter)?,
         #[cfg(feature = "study")]
