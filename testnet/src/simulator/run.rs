@@ -229,8 +229,7 @@ impl<'a> Run<'a> {
             }
             Event::Flushed(member, life, step) if self.lives(member, life) => {
                 self.members[member].busy_until_ms = 0;
-                self.members[member].disk.flush().map_err(|_| "a slow disk is full".to_owned())?;
-                self.carry_on(member, step)
+                if self.flush(member) { self.carry_on(member, step) } else { Ok(()) }
             }
             Event::Later(member, life, input) if self.lives(member, life) => self.step(member, input),
             Event::Start(member) => self.start(member),
@@ -508,6 +507,18 @@ impl<'a> Run<'a> {
         self.clock.plan(delay_ms, Event::Start(member));
     }
 
+    /// Makes durable what a member has written; false if there is no room, which stops it.
+    fn flush(&mut self, member: usize) -> bool {
+        let full = self.trouble(member, |kind| kind == TroubleKind::DiskFull).is_some();
+        let disk = &mut self.members[member].disk;
+        disk.full = full;
+        let flushed = disk.flush().is_ok();
+        if !flushed {
+            self.stop_of_full_disk(member);
+        }
+        flushed
+    }
+
     /// A node ends when it cannot write, and its operator starts it again when there is room.
     fn stop_of_full_disk(&mut self, member: usize) {
         let until_ms = self.trouble(member, |kind| kind == TroubleKind::DiskFull).map_or(0, |full| full.until_ms);
@@ -550,11 +561,7 @@ impl<'a> Run<'a> {
                 self.clock.plan(delay_ms, Event::Flushed(member, life, step));
                 return Ok(());
             }
-            let full = self.trouble(member, |kind| kind == TroubleKind::DiskFull).is_some();
-            let disk = &mut self.members[member].disk;
-            disk.full = full;
-            if disk.flush().is_err() {
-                self.stop_of_full_disk(member);
+            if !self.flush(member) {
                 return Ok(());
             }
         }
