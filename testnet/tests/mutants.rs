@@ -129,7 +129,8 @@ fn build() -> PathBuf {
     let copied = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutants");
     let read = |path: &Path| std::fs::read_to_string(path).unwrap();
     let manifest = read(&root.join("Cargo.toml"));
-    let (members, default) = (r#"members = ["crates/*", "examples", "testnet", "tests"]"#, "default-members = [\"crates/cli\"]");
+    let (members, default) =
+        (r#"members = ["crates/*", "examples", "testnet", "tests"]"#, "default-members = [\"crates/cli\"]");
     assert!(manifest.contains(members) && manifest.contains(default), "the workspace is another");
     let manifest = manifest.replace(default, "").replace(members, r#"members = ["crates/*", "testnet"]"#);
     std::fs::create_dir_all(&copied).unwrap();
@@ -186,6 +187,7 @@ fn hunt(program: &Path, mutant: &str, seeds: &str) -> String {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "at which seeds, for those who ask for it")]
 fn broken_builds_are_caught() {
     let program = build();
     assert_eq!(hunt(&program, "none", "20"), "none of 20", "the sources as they are pass");

@@ -98,6 +98,7 @@ fn storms_in_which_rounds_may_be_abandoned() {
 /// Everything mixed, and the disk of every honest member audited. `FEDPRUNE_SEEDS=0..1000 FEDPRUNE_MEMBERS=7` runs
 /// others, as `fedprune testnet simulate` does.
 #[test]
+#[expect(clippy::print_stdout, reason = "the figures, for those who ask for them")]
 fn whatever_goes_wrong_rounds_end_and_every_disk_stands_up_to_an_audit() {
     let chosen = std::env::var("FEDPRUNE_MEMBERS").ok();
     let chosen: Option<usize> = chosen.map(|members| members.parse().expect("FEDPRUNE_MEMBERS is a number"));

@@ -24,12 +24,8 @@ pub fn recover(world: &World, member: usize, disk: &Disk) -> Result<Machine, Str
     let key = world.key(member);
     let engine = MalachiteEngine::new(world.consortium.clone(), &world.round, key.clone());
     let engine = engine.map_err(|error| error.to_string())?;
-    let setup = Setup {
-        consortium: world.consortium.clone(),
-        round: world.round.clone(),
-        layout: world.layout().clone(),
-        key,
-    };
+    let setup =
+        Setup { consortium: world.consortium.clone(), round: world.round.clone(), layout: world.layout().clone(), key };
     let records = disk.read().map_err(|error| format!("member {member} cannot read its own log: {error}"))?;
     let machine = Machine::recover(setup, Box::new(engine), records);
     machine.map_err(|error| format!("member {member} does not come back: {error}"))
@@ -57,11 +53,8 @@ pub fn audit(
     }
     let transcript = folder.path().join("transcript");
     write(world, &machine, bodies, &transcript).map_err(|error| format!("no transcript can be written: {error}"))?;
-    let options = Options {
-        consortium: Some(world.consortium.id()),
-        round: Some(world.round.id()),
-        ..Options::default()
-    };
+    let options =
+        Options { consortium: Some(world.consortium.id()), round: Some(world.round.id()), ..Options::default() };
     let report = verify(&transcript, &options, &|_| ()).map_err(|error| error.to_string())?;
     if let Some(failure) = report.failures().next() {
         return Err(format!("its transcript does not stand up: {failure:?}"));

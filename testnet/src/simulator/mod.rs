@@ -55,7 +55,7 @@ use fedprune_federation::{Height, Settled};
 use fedprune_mask::Digest;
 
 pub use byzantine::{Byzantine, Lie};
-pub use campaign::{Campaign, CampaignReport, Failure, MAX_SIMULATED_MEMBERS, scratch, run_one};
+pub use campaign::{Campaign, CampaignReport, Failure, MAX_SIMULATED_MEMBERS, run_one, scratch};
 pub use document::{SCENARIO_LIMIT_BYTES, ScenarioError};
 pub use network::{Cut, Faults};
 pub use random::Random;

@@ -55,7 +55,11 @@ enum Work {
 #[derive(Debug)]
 enum Event {
     Start(usize),
-    Arrive { from: usize, to: usize, packet: Packet },
+    Arrive {
+        from: usize,
+        to: usize,
+        packet: Packet,
+    },
     Wake(usize, u64),
     Sync(usize, u64),
     AskBody(usize, u64, Digest),
@@ -288,7 +292,8 @@ impl<'a> Run<'a> {
             self.clock.plan(down.until_ms - self.clock.now_ms(), Event::Start(member));
             return Ok(());
         }
-        let records: usize = (0..self.world.heights()).map(|height| self.members[member].disk.size(Height(height)).0).sum();
+        let records: usize =
+            (0..self.world.heights()).map(|height| self.members[member].disk.size(Height(height)).0).sum();
         let machine = audit::recover(self.world, member, &self.members[member].disk)?;
         self.mark(member, &format!("starts from {records} records"), None);
         let state = &mut self.members[member];

@@ -16,11 +16,7 @@ use super::world::World;
 const MOST_RUNS: usize = 150;
 
 /// The scenario with as little in it as was found, and what goes wrong in it if anything was left out.
-pub fn shrink(
-    scenario: &Scenario,
-    audit_in: Option<&Path>,
-    go_on: &dyn Fn() -> bool,
-) -> (Scenario, Option<String>) {
+pub fn shrink(scenario: &Scenario, audit_in: Option<&Path>, go_on: &dyn Fn() -> bool) -> (Scenario, Option<String>) {
     let (mut best, mut what, mut runs) = (scenario.clone(), None, 0);
     loop {
         let mut smaller = None;
@@ -86,8 +82,8 @@ fn with_less(scenario: &Scenario) -> Vec<Scenario> {
     for (liar, _) in scenario.liars.iter().filter(|(_, lie)| **lie == Lie::Anything) {
         for lie in Lie::ALL {
             with(&|one| {
-            let _ = one.liars.insert(*liar, lie);
-        });
+                let _ = one.liars.insert(*liar, lie);
+            });
         }
     }
     all

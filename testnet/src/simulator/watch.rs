@@ -247,7 +247,7 @@ impl<'a> Watch<'a> {
                     return Err(format!("member {member} has another mask at height {height}"));
                 }
             }
-            if looked.steps % STEPS_A_LOOK == 0 {
+            if looked.steps.is_multiple_of(STEPS_A_LOOK) {
                 self.keeps(member, height, machine, disk)?;
             }
         }

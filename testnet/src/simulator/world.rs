@@ -137,7 +137,9 @@ impl World {
     pub fn poisoned_body(&self, channel: usize, height: Height) -> Body {
         self.body_of(height, |matrix| {
             let columns = matrix.columns as usize;
-            (0..columns).map(|column| if column == channel % columns { 1e30 } else { 1e-30 * (column + 1) as f64 }).collect()
+            (0..columns)
+                .map(|column| if column == channel % columns { 1e30 } else { 1e-30 * (column + 1) as f64 })
+                .collect()
         })
     }
 

@@ -15,10 +15,12 @@ pub enum TestnetCommand {
 
 /// `fedprune testnet simulate`
 #[derive(Debug, Args)]
-#[command(after_help = "Real are the members' state machines, the agreement, signatures, logs, ballots, tally and audit. A \
+#[command(
+    after_help = "Real are the members' state machines, the agreement, signatures, logs, ballots, tally and audit. A \
                         seed says what is wrong: up to a third of the members lie, others die, and everything mixed.\n\
                         Exit code: 0 when every round went as it must, 1 when not. A round that did not is printed with \
-                        the command that runs it again, and as a scenario with as little in it as was found.")]
+                        the command that runs it again, and as a scenario with as little in it as was found."
+)]
 pub struct TestnetSimulateOptions {
     /// Members of each round, 1 to 128.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=128))]

@@ -3,9 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
-use fedprune_testnet::simulator::{
-    Campaign, CampaignReport, SCENARIO_LIMIT_BYTES, Scenario, World, run_one, scratch,
-};
+use fedprune_testnet::simulator::{Campaign, CampaignReport, SCENARIO_LIMIT_BYTES, Scenario, World, run_one, scratch};
 use serde::Serialize;
 
 use crate::args::TestnetSimulateOptions;
@@ -110,10 +108,26 @@ impl SimulateReport {
             }
             Self::Seeds { report, again } => {
                 let mut text = facts(&[
-                    ("rounds", format!("{} of {} members, from seed {}", count(report.rounds), report.members, report.first_seed)),
+                    (
+                        "rounds",
+                        format!(
+                            "{} of {} members, from seed {}",
+                            count(report.rounds),
+                            report.members,
+                            report.first_seed
+                        ),
+                    ),
                     ("agreed", count(report.agreed)),
                     ("abandoned", count(report.abandoned)),
-                    ("heights decided", format!("{}, {} of them after the first view, the latest in view {}", count(report.heights), count(report.later_views), report.latest_view)),
+                    (
+                        "heights decided",
+                        format!(
+                            "{}, {} of them after the first view, the latest in view {}",
+                            count(report.heights),
+                            count(report.later_views),
+                            report.latest_view
+                        ),
+                    ),
                     ("liars", format!("{}, equivocation of {} proven", count(report.liars), count(report.proven))),
                     ("deaths", count(report.crashes)),
                     ("disks audited", count(report.audits)),
@@ -127,7 +141,8 @@ impl SimulateReport {
                         failure.seed, failure.what, failure.shrunk, failure.shrunk_what
                     ));
                 }
-                let verdict = if report.failed == 0 { "PASSED".to_owned() } else { format!("FAILED: {} rounds", report.failed) };
+                let verdict =
+                    if report.failed == 0 { "PASSED".to_owned() } else { format!("FAILED: {} rounds", report.failed) };
                 format!("{text}\n{verdict}")
             }
         }
