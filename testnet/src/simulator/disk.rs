@@ -180,10 +180,7 @@ mod tests {
             assert!(!disk.has(Height(0), &Record::Silent));
             disk.flush().unwrap();
             assert!(disk.has(Height(0), &Record::Silent));
-            assert_eq!(
-                disk.read().unwrap().iter().filter(|(height, _)| height.0 == 0).last().unwrap().1,
-                Record::Silent
-            );
+            assert_eq!(disk.read().unwrap().iter().rfind(|(height, _)| height.0 == 0).unwrap().1, Record::Silent);
         }
         assert!(lost.contains(&0) && lost.len() > 5, "crashes lose nothing, a little, and much: {lost:?}");
     }
