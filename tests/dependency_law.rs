@@ -19,7 +19,7 @@ const OURS: &[(&str, &[&str])] = &[
         "fedprune-node",
         &["fedprune-audit", "fedprune-checkpoint", "fedprune-engine", "fedprune-federation", "fedprune-mask"],
     ),
-    ("fedprune-testnet", &["fedprune-engine", "fedprune-federation", "fedprune-mask"]),
+    ("fedprune-testnet", &["fedprune-audit", "fedprune-engine", "fedprune-federation", "fedprune-mask"]),
     (
         "fedprune-cli",
         &[

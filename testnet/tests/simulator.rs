@@ -11,8 +11,8 @@ use fedprune_federation::signing::Kind;
 use fedprune_federation::wire::{self, Content};
 use fedprune_federation::{Height, Prevote};
 use fedprune_testnet::simulator::{
-    Byzantine, Cut, Liars, Lie, NEVER_ABANDON_MS, Report, Scenario, Seat, Sending, Shape, World, simulate,
-    simulate_with,
+    Byzantine, Campaign, Cut, Liars, Lie, NEVER_ABANDON_MS, Report, Scenario, Seat, Sending, Shape, Trouble,
+    TroubleKind, World, simulate, simulate_with,
 };
 
 const ONE_SHOT: Shape =
@@ -93,6 +93,66 @@ fn storms_of_seven() {
 #[test]
 fn storms_in_which_rounds_may_be_abandoned() {
     stormy(&SHAPES.map(|shape| Shape { abandon_ms: 12_000, ..shape }), 0..120);
+}
+
+/// Everything mixed, and the disk of every honest member audited. `FEDPRUNE_SEEDS=0..1000 FEDPRUNE_MEMBERS=7` runs
+/// others, as `fedprune testnet simulate` does.
+#[test]
+#[expect(clippy::print_stdout, reason = "the figures, for those who ask for them")]
+fn whatever_goes_wrong_rounds_end_and_every_disk_stands_up_to_an_audit() {
+    let chosen = std::env::var("FEDPRUNE_MEMBERS").ok();
+    let chosen: Option<usize> = chosen.map(|members| members.parse().expect("FEDPRUNE_MEMBERS is a number"));
+    // two of them have a disk that is full and slow at once
+    let usual = [(4, 1_060..1_200), (7, 0..40), (16, 0..4), (32, 0..1)];
+    for (members, usual) in usual.into_iter().filter(|(members, _)| chosen.is_none_or(|chosen| chosen == *members)) {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let campaign = Campaign { members, seeds: seeds(usual), threads, audit: true, progress: &|_| true };
+        let report = campaign.run();
+        println!("{}", serde_json::to_string(&report).unwrap());
+        let told = |failure: &fedprune_testnet::simulator::Failure| {
+            format!("seed {}: {}\nshrunk:\n{}{}", failure.seed, failure.what, failure.shrunk, failure.shrunk_what)
+        };
+        let failures: Vec<String> = report.failures.iter().map(told).collect();
+        assert!(report.failed == 0, "{} of {} fail\n{}", report.failed, report.rounds, failures.join("\n\n"));
+        assert_eq!(report.agreed + report.abandoned, report.rounds);
+    }
+}
+
+const MANY: Shape = Shape { members: 128, ..ONE_SHOT };
+
+/// A round of 128 members, of whom so many die a few seconds after it began; one of them is back after a minute, if
+/// it is to return.
+fn of_128(down: usize, one_returns: bool) -> Result<Report, String> {
+    let world = World::new(MANY);
+    let mut scenario = Scenario { latest_start_ms: 1_000, limit_ms: 45_000, ..Scenario::calm(1, MANY) };
+    for index in 0..down {
+        let returns = one_returns && index == 0;
+        let until_ms = if returns { 60_000 } else { NEVER_ABANDON_MS };
+        // every third member, some before they took part and some after they voted
+        let from_ms = [0, 1_500, 3_000][index % 3];
+        scenario.troubles.push(Trouble { member: 3 * index, from_ms, until_ms, kind: TroubleKind::Down });
+    }
+    if one_returns {
+        scenario.limit_ms = 120_000;
+    }
+    simulate(&world, &scenario).map_err(|violation| violation.to_string())
+}
+
+#[test]
+fn of_128_members_42_may_die() {
+    let report = of_128(42, false).unwrap();
+    assert_eq!(report.outcome, Outcome::Agreed);
+    assert_eq!(report.crashes, 28, "14 never started");
+    assert!(report.decided[&FIRST].certificate().members().count() >= 86);
+}
+
+#[test]
+fn of_128_members_with_43_dead_nothing_is_decided_and_all_say_why_until_one_returns() {
+    let why = of_128(43, false).unwrap_err();
+    assert!(why.contains("the round does not end") && why.contains("85 of 86"), "{why}");
+    let report = of_128(43, true).unwrap();
+    assert_eq!(report.outcome, Outcome::Agreed);
+    assert!(report.finished_ms > 60_000, "{} ms", report.finished_ms);
 }
 
 #[test]

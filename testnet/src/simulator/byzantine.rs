@@ -15,7 +15,9 @@ use fedprune_federation::{
 };
 use fedprune_mask::Digest;
 use fedprune_mask::codec;
+use serde::{Deserialize, Serialize};
 
+use super::nuisance::{Flood, LateAggregator, PoisonedBallot, VotesForAll};
 use super::seat::{Seat, Sending, framed};
 use super::world::Body;
 
@@ -58,7 +60,8 @@ pub trait Byzantine {
 }
 
 /// The ways to lie that there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Lie {
     /// Signs two valid ballots, and sends one header to half of the members and the other to the others.
     TwoBallots,
@@ -92,6 +95,14 @@ pub enum Lie {
     Replay,
     /// Passes on proposals of others with other grounds, and damaged signatures.
     Forger,
+    /// Signs a valid ballot that is made to ruin the model.
+    PoisonedBallot,
+    /// Votes for every value that anybody proposes, and proposes two.
+    VotesForAll,
+    /// As aggregator, proposes late, and to some later than to others.
+    LateAggregator,
+    /// Sends whatever it can sign, and noise, all the time.
+    Flood,
     /// Says nothing at all, and answers nobody.
     Mute,
     /// Another lie at every turn.
@@ -100,7 +111,7 @@ pub enum Lie {
 
 impl Lie {
     /// All of them.
-    pub const ALL: [Lie; 18] = [
+    pub const ALL: [Lie; 22] = [
         Lie::TwoBallots,
         Lie::ThreeBallots,
         Lie::TwoHoldings,
@@ -117,6 +128,10 @@ impl Lie {
         Lie::GarbageBody,
         Lie::Replay,
         Lie::Forger,
+        Lie::PoisonedBallot,
+        Lie::VotesForAll,
+        Lie::LateAggregator,
+        Lie::Flood,
         Lie::Mute,
         Lie::Anything,
     ];
@@ -140,6 +155,10 @@ impl Lie {
             Lie::GarbageBody => Box::new(GarbageBody),
             Lie::Replay => Box::new(Replay),
             Lie::Forger => Box::new(Forger),
+            Lie::PoisonedBallot => Box::new(PoisonedBallot),
+            Lie::VotesForAll => Box::new(VotesForAll::default()),
+            Lie::LateAggregator => Box::new(LateAggregator::default()),
+            Lie::Flood => Box::new(Flood::default()),
             Lie::Mute => Box::new(Mute),
             Lie::Anything => Box::new(Anything),
         }

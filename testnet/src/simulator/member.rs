@@ -57,6 +57,8 @@ pub struct Member {
     /// The next planned tick.
     pub wake_at_ms: Option<u64>,
     pub finished: Option<Outcome>,
+    /// Until then it waits for its disk.
+    pub busy_until_ms: u64,
 }
 
 impl Member {
@@ -73,6 +75,7 @@ impl Member {
             next_peer: 0,
             wake_at_ms: None,
             finished: None,
+            busy_until_ms: 0,
         }
     }
 
@@ -84,5 +87,6 @@ impl Member {
         self.recalled.clear();
         self.wake_at_ms = None;
         self.finished = None;
+        self.busy_until_ms = 0;
     }
 }

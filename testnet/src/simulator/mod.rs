@@ -8,28 +8,40 @@
 //! | `seat` | what they have to lie with |
 //! | `clock` | virtual time |
 //! | `network` | delay, loss, reordering, duplication, cuts |
-//! | `disk` | logs that lose what was not flushed |
+//! | `nuisance` | more of them: floods, poison, stalling, votes for everything |
+//! | `disk` | logs that lose what was not flushed, tear, and run full |
 //! | `member` | a machine with its disk |
+//! | `run` | events in order, effects carried out |
 //! | `watch` | what must be true after every step |
+//! | `ending` | how a run ends, and why one does not |
+//! | `audit` | the real audit of what is on a member's disk |
 //! | `story` | what happened last, in words |
+//! | `campaign` | many seeds on several threads |
+//! | `shrink` | a scenario that still fails with less in it |
+//! | `document` | a scenario as a file |
 //! | `random` | numbers from a seed |
 //!
 //! Real are the state machine of a member, the engine that carries out its agreement, every message and signature, the
-//! log as it is written and read again, and the validation of ballots. Simulated are time, network and disks; bodies,
-//! which move whole between stores in memory, keyed by digest; and masks: the root of one is a digest of the set of
-//! ballots.
+//! records of the log as they are written and read again, ballots, their validation and tally, and the audit. Simulated
+//! are time, network and disks, and bodies, which move whole between stores in memory, keyed by digest.
 //!
 //! The same scenario is the same run: everything that happens goes into [`Report::trace`].
 
+mod audit;
 mod byzantine;
+mod campaign;
 mod clock;
 mod disk;
+mod document;
+mod ending;
 mod member;
 mod network;
+mod nuisance;
 mod random;
 mod run;
 mod scenario;
 mod seat;
+mod shrink;
 mod story;
 mod watch;
 mod world;
@@ -43,10 +55,12 @@ use fedprune_federation::{Height, Settled};
 use fedprune_mask::Digest;
 
 pub use byzantine::{Byzantine, Lie};
+pub use campaign::{Campaign, CampaignReport, Failure, MAX_SIMULATED_MEMBERS, run_one, scratch};
+pub use document::{SCENARIO_LIMIT_BYTES, ScenarioError};
 pub use network::{Cut, Faults};
 pub use random::Random;
-pub use run::{Liars, simulate, simulate_with};
-pub use scenario::{NEVER_ABANDON_MS, Scenario};
+pub use run::{Liars, simulate, simulate_and_audit, simulate_with};
+pub use scenario::{NEVER_ABANDON_MS, Scenario, Trouble, TroubleKind};
 pub use seat::{Seat, Sending};
 pub use world::{Body, Shape, World};
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::random::Random;
 
 /// What is wrong with the network.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Faults {
     /// Shortest delay of a packet, in milliseconds.
     pub least_delay_ms: u64,
@@ -24,7 +24,7 @@ pub struct Faults {
 }
 
 /// Some members cannot send to any others for a while.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cut {
     /// From when.
     pub from_ms: u64,

@@ -1,19 +1,24 @@
 //! The run of one scenario: events in order of time, effects of machines carried out.
+//!
+//! A member whose disk is slow does nothing else while it waits for a flush: what reaches it meanwhile comes afterwards.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::rc::Rc;
 
-use fedprune_engine::MalachiteEngine;
-use fedprune_federation::machine::{Effect, Input, Machine, Question, Setup, Verdict, decode_answer, encode_answer};
+use fedprune_federation::machine::{
+    Effect, Input, Machine, Question, Verdict, decode_answer, encode_answer, set_digest,
+};
 use fedprune_federation::{BallotHeader, Height, MemberIndex, SignatureChecked};
 use fedprune_mask::Digest;
 
+use super::audit;
 use super::byzantine::Byzantine;
 use super::clock::Clock;
 use super::member::{FETCH_PATIENCE_MS, Member, SYNC_MS};
 use super::network::Network;
 use super::random::Random;
-use super::scenario::Scenario;
+use super::scenario::{Scenario, Trouble, TroubleKind};
 use super::seat::{Seat, Sending};
 use super::story::Story;
 use super::watch::Watch;
@@ -24,6 +29,8 @@ use super::{Report, Violation};
 const LINGER_MS: u64 = 10_000;
 /// How long a member stays down after a crash, at most.
 const MOST_DOWN_MS: u64 = 4_000;
+/// To how many others a member passes on what is new to it, at most.
+const MESH_DEGREE: usize = 8;
 
 /// What travels.
 #[derive(Debug, Clone)]
@@ -41,18 +48,50 @@ enum Packet {
 enum Work {
     Compute(Height),
     Validate(SignatureChecked<BallotHeader>),
-    Tally(Height, Digest),
+    Tally(Height, Digest, Vec<(MemberIndex, Digest)>),
     Conclude,
 }
 
 #[derive(Debug)]
 enum Event {
     Start(usize),
-    Arrive { from: usize, to: usize, packet: Packet },
+    Arrive {
+        from: usize,
+        to: usize,
+        packet: Packet,
+    },
     Wake(usize, u64),
     Sync(usize, u64),
     AskBody(usize, u64, Digest),
     Done(usize, u64, Work),
+    /// What came while a member waited for its disk.
+    Later(usize, u64, Input),
+    /// A flush has ended; the rest of its step follows.
+    Flushed(usize, u64, Step),
+    /// A member goes down.
+    Trouble(Trouble),
+}
+
+impl Event {
+    /// Who has to have time for it.
+    fn needs(&self) -> Option<usize> {
+        match self {
+            Self::Arrive { to, .. } => Some(*to),
+            Self::Wake(member, _) | Self::Sync(member, _) | Self::AskBody(member, ..) => Some(*member),
+            Self::Done(member, ..) | Self::Later(member, ..) => Some(*member),
+            Self::Start(_) | Self::Flushed(..) | Self::Trouble(_) => None,
+        }
+    }
+}
+
+/// What is left to do of a step of a member.
+#[derive(Debug)]
+struct Step {
+    effects: VecDeque<Effect>,
+    /// Answers to effects that there were at once.
+    feed: Vec<Input>,
+    /// After how many more effects the member dies, if it does.
+    dies_after: Option<usize>,
 }
 
 /// Members that lie.
@@ -63,8 +102,21 @@ pub type Liars = BTreeMap<usize, Box<dyn Byzantine>>;
 /// # Errors
 /// [`Violation`] as soon as an honest member does what it may not, or if the round does not end in time.
 pub fn simulate(world: &World, scenario: &Scenario) -> Result<Report, Box<Violation>> {
-    let liars = scenario.liars.iter().map(|(member, lie)| (*member, lie.liar()));
-    simulate_with(world, scenario, liars.collect())
+    simulate_and_audit(world, scenario, None)
+}
+
+/// Runs a round to its end; then the real audit is made of what is on each honest member's disk, in a folder below
+/// `audit_in`, which is left empty.
+///
+/// # Errors
+/// As [`simulate`], and if an audit finds anything wrong.
+pub fn simulate_and_audit(
+    world: &World,
+    scenario: &Scenario,
+    audit_in: Option<&Path>,
+) -> Result<Report, Box<Violation>> {
+    let liars = scenario.liars.iter().map(|(member, lie)| (*member, lie.liar())).collect();
+    run(world, scenario, liars, audit_in)
 }
 
 /// Runs a round with these liars, instead of those in the scenario, to its end.
@@ -72,27 +124,33 @@ pub fn simulate(world: &World, scenario: &Scenario) -> Result<Report, Box<Violat
 /// # Errors
 /// As [`simulate`].
 pub fn simulate_with(world: &World, scenario: &Scenario, liars: Liars) -> Result<Report, Box<Violation>> {
+    run(world, scenario, liars, None)
+}
+
+fn run(world: &World, scenario: &Scenario, liars: Liars, audit_in: Option<&Path>) -> Result<Report, Box<Violation>> {
     let mut run = Run::new(world, scenario, liars);
-    run.go().map_err(|what| {
+    run.go(audit_in).map_err(|what| {
         let before = run.story.tell(world);
         Box::new(Violation { scenario: scenario.clone(), at_ms: run.clock.now_ms(), what, before })
     })
 }
 
-struct Run<'a> {
-    world: &'a World,
-    scenario: &'a Scenario,
+pub(super) struct Run<'a> {
+    pub(super) world: &'a World,
+    pub(super) scenario: &'a Scenario,
     clock: Clock<Event>,
-    network: Network,
-    members: Vec<Member>,
-    watch: Watch<'a>,
+    pub(super) network: Network,
+    pub(super) members: Vec<Member>,
+    pub(super) watch: Watch<'a>,
     work: Random,
-    crash: Random,
+    pub(super) crash: Random,
     lies: Random,
-    crashes: u32,
-    events: u64,
-    trace: Digest,
+    pub(super) crashes: u32,
+    pub(super) events: u64,
+    pub(super) trace: Digest,
     story: Story,
+    /// Mask roots by set of ballots, which they are a function of.
+    roots: BTreeMap<Digest, Digest>,
 }
 
 impl<'a> Run<'a> {
@@ -113,10 +171,16 @@ impl<'a> Run<'a> {
             events: 0,
             trace: Digest([0; 32]),
             story: Story::default(),
+            roots: BTreeMap::new(),
         }
     }
 
-    fn go(&mut self) -> Result<Report, String> {
+    fn go(&mut self, audit_in: Option<&Path>) -> Result<Report, String> {
+        for trouble in &self.scenario.troubles {
+            if trouble.kind == TroubleKind::Down {
+                self.clock.plan(trouble.from_ms, Event::Trouble(*trouble));
+            }
+        }
         for member in 0..self.members.len() {
             let delay_ms = self.work.below(self.scenario.latest_start_ms + 1);
             self.clock.plan(delay_ms, Event::Start(member));
@@ -128,7 +192,10 @@ impl<'a> Run<'a> {
                 finished_ms = Some(now_ms);
             }
             match finished_ms {
-                Some(since) if now_ms >= since + LINGER_MS => return self.report(since),
+                Some(since) if now_ms >= since + LINGER_MS => {
+                    self.look_at_disks(audit_in)?;
+                    return self.report(since);
+                }
                 None if now_ms > self.scenario.limit_ms => return Err(self.stalled()),
                 _ => {}
             }
@@ -136,64 +203,6 @@ impl<'a> Run<'a> {
             self.handle(event)?;
         }
         Err("nothing happens any more".to_owned())
-    }
-
-    fn honest(&self) -> impl Iterator<Item = (usize, &Member)> {
-        self.members.iter().enumerate().filter(|(member, _)| self.watch.is_honest(*member))
-    }
-
-    fn all_finished(&self) -> bool {
-        self.honest().all(|(_, member)| member.finished.is_some())
-    }
-
-    fn stalled(&self) -> String {
-        let stage = |(member, state): (usize, &Member)| {
-            let stage = match (&state.machine, state.finished) {
-                (_, Some(outcome)) => format!("{outcome:?}"),
-                (None, None) => "down".to_owned(),
-                (Some(machine), None) if !machine.has_joined() => "joining".to_owned(),
-                (Some(machine), None) => format!("at height {}, {}", machine.current(), machine.stage()),
-            };
-            format!("member {member}: {stage}")
-        };
-        format!("the round does not end: {}", self.honest().map(stage).collect::<Vec<_>>().join("; "))
-    }
-
-    fn report(&mut self, finished_ms: u64) -> Result<Report, String> {
-        let outcomes: Vec<_> = self.honest().filter_map(|(_, member)| member.finished).collect();
-        let Some(outcome) = outcomes.first().copied() else { return Err("nobody is honest".to_owned()) };
-        if outcomes.iter().any(|other| *other != outcome) {
-            return Err(format!("members end differently: {outcomes:?}"));
-        }
-        let (mut evidence, mut proposals) = (BTreeMap::new(), BTreeMap::new());
-        for (index, member) in self.honest() {
-            let (mut against, mut proposed) = (BTreeSet::new(), BTreeSet::new());
-            for height in (0..self.world.heights()).map(Height) {
-                let Some(known) = member.machine.as_ref().and_then(|machine| machine.known(height)) else { continue };
-                for one in known.evidence() {
-                    against.insert((height, one.slot().kind, one.slot().place.member.as_usize()));
-                }
-                for (proposal, _) in known.proposals() {
-                    proposed.insert((height, proposal.member().as_usize(), proposal.content().value));
-                }
-            }
-            evidence.insert(index, against);
-            proposals.insert(index, proposed);
-        }
-        Ok(Report {
-            trace: self.trace,
-            outcome,
-            decided: self.watch.settled().map(|(height, settled)| (height, settled.clone())).collect(),
-            mask_roots: self.watch.roots().clone(),
-            evidence,
-            proposals,
-            bad_proposals: self.watch.bad_proposals.clone(),
-            refused: self.watch.refused.clone(),
-            same_ballots: self.watch.same_ballots.clone(),
-            crashes: self.crashes,
-            events: self.events,
-            finished_ms,
-        })
     }
 
     /// Adds to the trace and to the story.
@@ -208,7 +217,25 @@ impl<'a> Run<'a> {
     }
 
     fn handle(&mut self, event: Event) -> Result<(), String> {
+        if let Some(member) = event.needs()
+            && let Some(wait_ms) = self.waits_for_disk(member)
+        {
+            self.clock.plan(wait_ms, event);
+            return Ok(());
+        }
         match event {
+            Event::Trouble(trouble) => {
+                if self.members[trouble.member].machine.is_some() {
+                    self.die(trouble.member);
+                }
+                self.clock.plan(trouble.until_ms - self.clock.now_ms(), Event::Start(trouble.member));
+                Ok(())
+            }
+            Event::Flushed(member, life, step) if self.lives(member, life) => {
+                self.members[member].busy_until_ms = 0;
+                if self.flush(member) { self.carry_on(member, step) } else { Ok(()) }
+            }
+            Event::Later(member, life, input) if self.lives(member, life) => self.step(member, input),
             Event::Start(member) => self.start(member),
             Event::Arrive { from, to, packet } => self.arrive(from, to, packet),
             Event::Wake(member, life) if self.lives(member, life) => {
@@ -232,7 +259,12 @@ impl<'a> Run<'a> {
                 Ok(())
             }
             Event::Done(member, life, work) if self.lives(member, life) => self.done(member, work),
-            Event::Wake(..) | Event::Sync(..) | Event::AskBody(..) | Event::Done(..) => Ok(()),
+            Event::Wake(..)
+            | Event::Sync(..)
+            | Event::AskBody(..)
+            | Event::Done(..)
+            | Event::Later(..)
+            | Event::Flushed(..) => Ok(()),
         }
     }
 
@@ -240,22 +272,30 @@ impl<'a> Run<'a> {
         self.members[member].life == life && self.members[member].machine.is_some()
     }
 
+    /// The trouble of a kind that a member is in now.
+    fn trouble(&self, member: usize, kind: impl Fn(TroubleKind) -> bool) -> Option<&'a Trouble> {
+        let now_ms = self.clock.now_ms();
+        let here = |one: &&Trouble| one.member == member && (one.from_ms..one.until_ms).contains(&now_ms);
+        self.scenario.troubles.iter().filter(here).find(|one| kind(one.kind))
+    }
+
+    /// How long a member waits for its disk from now, if it does.
+    fn waits_for_disk(&self, member: usize) -> Option<u64> {
+        self.members[member].busy_until_ms.checked_sub(self.clock.now_ms()).filter(|wait_ms| *wait_ms > 0)
+    }
+
     fn start(&mut self, member: usize) -> Result<(), String> {
-        let key = self.world.key(member);
-        let engine = MalachiteEngine::new(self.world.consortium.clone(), &self.world.round, key.clone());
-        let engine = engine.map_err(|error| error.to_string())?;
-        let setup = Setup {
-            consortium: self.world.consortium.clone(),
-            round: self.world.round.clone(),
-            layout: self.world.layout().clone(),
-            key,
-        };
-        let records = self.members[member].disk.read();
-        let records = records.map_err(|error| format!("member {member} cannot read its own log: {error}"))?;
-        let entries = records.len();
-        let machine = Machine::recover(setup, Box::new(engine), records);
-        let machine = machine.map_err(|error| format!("member {member} does not come back: {error}"))?;
-        self.mark(member, &format!("starts from {entries} records"), None);
+        if self.members[member].machine.is_some() {
+            return Ok(());
+        }
+        if let Some(down) = self.trouble(member, |kind| kind == TroubleKind::Down) {
+            self.clock.plan(down.until_ms - self.clock.now_ms(), Event::Start(member));
+            return Ok(());
+        }
+        let records: usize =
+            (0..self.world.heights()).map(|height| self.members[member].disk.size(Height(height)).0).sum();
+        let machine = audit::recover(self.world, member, &self.members[member].disk)?;
+        self.mark(member, &format!("starts from {records} records"), None);
         let state = &mut self.members[member];
         state.machine = Some(machine);
         state.started_ms = self.clock.now_ms();
@@ -303,6 +343,11 @@ impl<'a> Run<'a> {
     }
 
     fn step(&mut self, member: usize, input: Input) -> Result<(), String> {
+        if let Some(wait_ms) = self.waits_for_disk(member) {
+            let life = self.members[member].life;
+            self.clock.plan(wait_ms, Event::Later(member, life, input));
+            return Ok(());
+        }
         let now_ms = self.local_ms(member);
         let Some(machine) = self.members[member].machine.as_mut() else { return Ok(()) };
         let effects = machine.step(now_ms, input);
@@ -311,6 +356,11 @@ impl<'a> Run<'a> {
 
     /// Hands a message to a machine. Returns whether it was new to it.
     fn hear(&mut self, from: usize, to: usize, bytes: &[u8]) -> Result<bool, String> {
+        if let Some(wait_ms) = self.waits_for_disk(to) {
+            let packet = Packet::Gossip(bytes.into());
+            self.clock.plan(wait_ms, Event::Arrive { from, to, packet });
+            return Ok(false);
+        }
         let now_ms = self.local_ms(to);
         let Some(machine) = self.members[to].machine.as_mut() else { return Ok(false) };
         let (verdict, effects) = machine.receive(now_ms, bytes);
@@ -336,8 +386,7 @@ impl<'a> Run<'a> {
                     let further = self.lie(to, |liar, seat| liar.hear(seat, &bytes)).unwrap_or_default();
                     self.say(to, further);
                     if self.scenario.relays {
-                        let others = (0..self.members.len()).filter(|other| ![from, to].contains(other));
-                        for other in others.collect::<Vec<_>>() {
+                        for other in self.passes_on_to(from, to) {
                             self.send(to, other, Packet::Gossip(Rc::clone(&bytes)));
                         }
                     }
@@ -380,6 +429,10 @@ impl<'a> Run<'a> {
                     && let Some(wanted) = self.members[to].wanted.remove(&digest)
                 {
                     self.mark(to, &format!("fetches {} from {from}", digest.short()), None);
+                    if self.trouble(to, |kind| kind == TroubleKind::DiskFull).is_some() {
+                        self.stop_of_full_disk(to);
+                        return Ok(());
+                    }
                     self.members[to].bodies.insert(digest, body);
                     let life = self.members[to].life;
                     for height in wanted.heights {
@@ -395,6 +448,9 @@ impl<'a> Run<'a> {
 
     fn answered(&mut self, from: usize, to: usize, bytes: &[u8], mine: bool) -> Result<(), String> {
         let Ok(messages) = decode_answer(bytes) else {
+            if !self.watch.is_honest(from) {
+                return Ok(());
+            }
             return Err(format!("member {to} cannot read the answer of member {from}"));
         };
         self.mark(to, &format!("is answered by {from} in {} messages", messages.len()), None);
@@ -443,27 +499,82 @@ impl<'a> Run<'a> {
         dies.then(|| self.crash.index(effects + 1))
     }
 
-    fn crash(&mut self, member: usize) {
+    fn die(&mut self, member: usize) {
         self.mark(member, "dies", None);
         self.crashes += 1;
         self.members[member].stop();
         self.members[member].disk.crash(&mut self.crash);
+    }
+
+    fn crash(&mut self, member: usize) {
+        self.die(member);
         let delay_ms = 1 + self.crash.below(MOST_DOWN_MS);
         self.clock.plan(delay_ms, Event::Start(member));
     }
 
+    /// Makes durable what a member has written; false if there is no room, which stops it.
+    fn flush(&mut self, member: usize) -> bool {
+        let full = self.trouble(member, |kind| kind == TroubleKind::DiskFull).is_some();
+        let disk = &mut self.members[member].disk;
+        disk.full = full;
+        let flushed = disk.flush().is_ok();
+        if !flushed {
+            self.stop_of_full_disk(member);
+        }
+        flushed
+    }
+
+    /// A node ends when it cannot write, and its operator starts it again when there is room.
+    fn stop_of_full_disk(&mut self, member: usize) {
+        let until_ms = self.trouble(member, |kind| kind == TroubleKind::DiskFull).map_or(0, |full| full.until_ms);
+        self.mark(member, "finds its disk full", None);
+        self.die(member);
+        let delay_ms = until_ms.saturating_sub(self.clock.now_ms()) + self.crash.below(MOST_DOWN_MS);
+        self.clock.plan(delay_ms, Event::Start(member));
+    }
+
+    /// To whom a member passes on what is new to it: to all others where they are few, as in a mesh where not.
+    fn passes_on_to(&mut self, from: usize, me: usize) -> Vec<usize> {
+        let mut others: Vec<usize> = (0..self.members.len()).filter(|other| ![from, me].contains(other)).collect();
+        if others.len() > MESH_DEGREE {
+            others = self.work.sample(others.len(), MESH_DEGREE).into_iter().map(|index| others[index]).collect();
+        }
+        others
+    }
+
     fn carry_out(&mut self, member: usize, effects: Vec<Effect>) -> Result<(), String> {
         let dies_after = self.dies_after(member, effects.len());
+        self.carry_on(member, Step { effects: effects.into(), feed: Vec::new(), dies_after })
+    }
+
+    fn carry_on(&mut self, member: usize, mut step: Step) -> Result<(), String> {
         let life = self.members[member].life;
-        let mut feed = Vec::new();
-        for effect in effects.into_iter().take(dies_after.unwrap_or(usize::MAX)) {
-            self.carry_out_one(member, effect, &mut feed)?;
+        while let Some(effect) = step.effects.pop_front() {
+            match &mut step.dies_after {
+                Some(0) => break,
+                Some(left) => *left -= 1,
+                None => {}
+            }
+            if !matches!(effect, Effect::Flush) {
+                self.carry_out_one(member, effect, &mut step.feed)?;
+                continue;
+            }
+            let slow = self.trouble(member, |kind| matches!(kind, TroubleKind::SlowFlush(_)));
+            if let Some(Trouble { kind: TroubleKind::SlowFlush(most_ms), .. }) = slow {
+                let delay_ms = 1 + self.crash.below(*most_ms);
+                self.members[member].busy_until_ms = self.clock.now_ms() + delay_ms;
+                self.clock.plan(delay_ms, Event::Flushed(member, life, step));
+                return Ok(());
+            }
+            if !self.flush(member) {
+                return Ok(());
+            }
         }
-        if dies_after.is_some() {
+        if step.dies_after.is_some() {
             self.crash(member);
             return Ok(());
         }
-        for input in feed {
+        for input in step.feed {
             if self.lives(member, life) {
                 self.step(member, input)?;
             }
@@ -472,8 +583,9 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         self.plan_wake(member);
-        match &self.members[member].machine {
-            Some(machine) if self.watch.is_honest(member) => self.watch.after(member, machine),
+        let state = &self.members[member];
+        match &state.machine {
+            Some(machine) if self.watch.is_honest(member) => self.watch.after(member, life, machine, &state.disk),
             _ => Ok(()),
         }
     }
@@ -492,7 +604,8 @@ impl<'a> Run<'a> {
         let life = self.members[member].life;
         match effect {
             Effect::Append(height, record) => self.members[member].disk.append(height, &record),
-            Effect::Flush => self.members[member].disk.flush(),
+            // carried out by whoever calls this
+            Effect::Flush => {}
             Effect::Publish(bytes) => {
                 self.mark(member, "says", Some(&bytes.as_slice().into()));
                 let instead = self.lie(member, |liar, seat| liar.publish(seat, bytes.clone()));
@@ -535,7 +648,7 @@ impl<'a> Run<'a> {
                     return Err(format!("member {member} counts ballots that it does not have"));
                 }
                 let delay_ms = self.work.between(1, 200);
-                self.clock.plan(delay_ms, Event::Done(member, life, Work::Tally(height, set)));
+                self.clock.plan(delay_ms, Event::Done(member, life, Work::Tally(height, set, ballots)));
             }
             Effect::Conclude(_) => {
                 let delay_ms = self.work.between(1, 300);
@@ -575,6 +688,10 @@ impl<'a> Run<'a> {
                     Some(instead) => instead,
                     None => own,
                 };
+                if self.trouble(member, |kind| kind == TroubleKind::DiskFull).is_some() {
+                    self.stop_of_full_disk(member);
+                    return Ok(());
+                }
                 let (digest, body_bytes) = (Digest::of(&body), body.len() as u64);
                 self.members[member].bodies.insert(digest, body);
                 let claimed_unix_ms = self.clock.now_ms();
@@ -595,11 +712,26 @@ impl<'a> Run<'a> {
                     Err(why) => self.step(member, Input::Invalid { height, member: of, body, why }),
                 }
             }
-            Work::Tally(height, set) => {
-                let mask_root = self.world.mask_root(set);
+            Work::Tally(height, set, ballots) => {
+                let mask_root = self.tally(member, height, &ballots)?;
                 self.step(member, Input::Tallied { height, set, mask_root })
             }
             Work::Conclude => self.step(member, Input::Concluded),
         }
+    }
+
+    fn tally(&mut self, member: usize, height: Height, ballots: &[(MemberIndex, Digest)]) -> Result<Digest, String> {
+        let key = Digest::of(&[&height.0.to_le_bytes()[..], &set_digest(ballots).0].concat());
+        if let Some(root) = self.roots.get(&key) {
+            return Ok(*root);
+        }
+        let body = |(of, digest): &(MemberIndex, Digest)| {
+            let found = self.members[member].bodies.get(digest).map(|body| (*of, Rc::clone(body)));
+            found.ok_or_else(|| format!("member {member} counts ballots that it does not have"))
+        };
+        let bodies = ballots.iter().map(body).collect::<Result<Vec<_>, _>>()?;
+        let root = self.world.mask_root(height, &bodies)?;
+        self.roots.insert(key, root);
+        Ok(root)
     }
 }

@@ -16,9 +16,35 @@ const FAULTS_MS: u64 = 30_000;
 const PATIENCE_MS: u64 = 240_000;
 /// Nothing is abandoned before.
 pub const NEVER_ABANDON_MS: u64 = 86_400_000;
+/// After how many milliseconds a height may be abandoned, in rounds that may be.
+const ABANDON_MS: u64 = 12_000;
+
+/// What is wrong with a member's disk, or with its machine as a whole, for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trouble {
+    /// Whose.
+    pub member: usize,
+    /// From when, in milliseconds.
+    pub from_ms: u64,
+    /// Until when.
+    pub until_ms: u64,
+    /// What.
+    pub kind: TroubleKind,
+}
+
+/// The kinds of [`Trouble`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TroubleKind {
+    /// It dies, or does not start, and comes back afterwards. What it had not flushed is lost, or torn.
+    Down,
+    /// No flush succeeds: the member stops at the first one, as a node does, and tries again afterwards.
+    DiskFull,
+    /// A flush takes this long at most, in milliseconds, in which the member does nothing else.
+    SlowFlush(u64),
+}
 
 /// One simulated round.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Scenario {
     /// Decides everything that is drawn.
     pub seed: u64,
@@ -26,6 +52,8 @@ pub struct Scenario {
     pub shape: Shape,
     /// What is wrong with the network.
     pub faults: Faults,
+    /// What is wrong with single members.
+    pub troubles: Vec<Trouble>,
     /// Whether members pass on what is new to them, as gossip does. Otherwise what is lost comes with the next answer.
     pub relays: bool,
     /// In how many of a thousand steps a member dies, until faults end.
@@ -48,6 +76,7 @@ impl Scenario {
             seed,
             shape,
             faults,
+            troubles: Vec::new(),
             relays: true,
             crashes_per_mille: 0,
             liars: BTreeMap::new(),
@@ -70,9 +99,8 @@ impl Scenario {
         faults.loss_per_mille = [0, 0, 50, 200, 400][random.index(5)];
         faults.duplicates_per_mille = [0, 100][random.index(2)];
         for _ in 0..random.below(3) {
-            let from_ms = random.below(FAULTS_MS);
-            let until_ms = from_ms + random.below(15_000);
-            let sides = 1 + random.index(members - 1);
+            let (from_ms, until_ms) = window(&mut random);
+            let sides = 1 + random.index(members.max(2) - 1);
             let side = random.sample(members, sides).into_iter().collect();
             faults.cuts.push(Cut { from_ms, until_ms, side, one_way: random.per_mille(300) });
         }
@@ -84,8 +112,46 @@ impl Scenario {
             let count = 1 + random.index(members - 1);
             scenario.without_ballot.extend(random.sample(members, count));
         }
+        for _ in 0..random.below(4) {
+            let (from_ms, until_ms) = window(&mut random);
+            let member = random.index(members);
+            let kind = match random.below(4) {
+                0 => TroubleKind::Down,
+                1 => TroubleKind::DiskFull,
+                2 => TroubleKind::SlowFlush(100),
+                _ => TroubleKind::SlowFlush(2_000),
+            };
+            scenario.troubles.push(Trouble { member, from_ms, until_ms, kind });
+        }
         scenario.limit_ms = FAULTS_MS + PATIENCE_MS;
         scenario
+    }
+}
+
+/// A while within that in which things go wrong.
+fn window(random: &mut Random) -> (u64, u64) {
+    let from_ms = random.below(FAULTS_MS);
+    (from_ms, FAULTS_MS.min(from_ms + random.below(15_000)))
+}
+
+impl Shape {
+    /// The shape of a seed's round: one-shot or iterative, tallied by all or by the aggregator, and in one of five
+    /// rounds a height may be abandoned.
+    pub fn of_seed(seed: u64, members: usize) -> Self {
+        let strategy = if seed & 2 == 0 { Strategy::OneShot } else { Strategy::Iterative };
+        let tally = if seed & 1 == 0 { TallyBy::EveryPeer } else { TallyBy::Elected };
+        let abandon_ms = if seed / 4 % 5 == 4 { ABANDON_MS } else { NEVER_ABANDON_MS };
+        Self { members, strategy, tally, abandon_ms }
+    }
+}
+
+impl fmt::Display for TroubleKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Down => write!(f, "down"),
+            Self::DiskFull => write!(f, "disk full"),
+            Self::SlowFlush(most_ms) => write!(f, "flushes take up to {most_ms} ms"),
+        }
     }
 }
 
@@ -101,6 +167,9 @@ impl fmt::Display for Scenario {
         let Faults { most_delay_ms, loss_per_mille, duplicates_per_mille, cuts, .. } = &self.faults;
         write!(f, "; delays to {most_delay_ms} ms, {loss_per_mille} ‰ lost, {duplicates_per_mille} ‰ twice")?;
         write!(f, ", {} cuts, {} ‰ crashes, relays: {}", cuts.len(), self.crashes_per_mille, self.relays)?;
+        for Trouble { member, from_ms, until_ms, kind } in &self.troubles {
+            write!(f, "; member {member} from {from_ms} to {until_ms} ms: {kind}")?;
+        }
         write!(f, "; liars {:?}, without ballot {:?}", self.liars, self.without_ballot)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fedprune_federation::machine::{Event, Machine, Record};
+use fedprune_federation::machine::{Event, Kept, Machine, Record};
 use fedprune_federation::signing::Kind;
 use fedprune_federation::statement::Statement;
 use fedprune_federation::wire::{self, Content};
@@ -17,6 +17,19 @@ use super::world::World;
 
 /// A slot of a member: what it may fill with one statement.
 type Slot = (usize, Kind, Height, u32);
+
+/// In how many steps of a member it is looked once how much it keeps.
+const STEPS_A_LOOK: u64 = 32;
+
+/// What was looked at of a member since it started.
+#[derive(Debug, Default)]
+struct Looked {
+    life: u64,
+    steps: u64,
+    evidence: BTreeMap<Height, usize>,
+    settled: BTreeSet<Height>,
+    rooted: BTreeSet<Height>,
+}
 
 /// What honest members did, and whether they may.
 pub struct Watch<'a> {
@@ -33,6 +46,8 @@ pub struct Watch<'a> {
     certified: BTreeSet<Digest>,
     roots: BTreeMap<Height, Digest>,
     accusations: BTreeSet<Digest>,
+    /// Of each member in its present life: what was looked at and cannot change, and how many steps it has taken.
+    looked: BTreeMap<usize, Looked>,
     /// Whom somebody told to have proposed what may not be agreed on.
     pub bad_proposals: BTreeSet<usize>,
     /// Whose ballots somebody found invalid.
@@ -53,6 +68,7 @@ impl<'a> Watch<'a> {
             certified: BTreeSet::new(),
             roots: BTreeMap::new(),
             accusations: BTreeSet::new(),
+            looked: BTreeMap::new(),
             bad_proposals: BTreeSet::new(),
             refused: BTreeSet::new(),
             same_ballots: BTreeSet::new(),
@@ -151,8 +167,7 @@ impl<'a> Watch<'a> {
             Some(_) => return Err(format!("member {member} signs two of {kind} at height {height}, view {view}")),
             None => {}
         }
-        let record = Record::Said(bytes.to_vec()).encode();
-        if !disk.durable().iter().any(|(of, written)| *of == height && *written == record) {
+        if !disk.has(height, &Record::Said(bytes.to_vec())) {
             return Err(format!("member {member} sends a {kind} at height {height} before it is durable"));
         }
         self.said.insert(slot, signed);
@@ -204,21 +219,56 @@ impl<'a> Watch<'a> {
     }
 
     /// An honest member has taken a step.
-    pub fn after(&mut self, member: usize, machine: &Machine) -> Result<(), String> {
+    pub fn after(&mut self, member: usize, life: u64, machine: &Machine, disk: &Disk) -> Result<(), String> {
+        let mut looked = self.looked.remove(&member).unwrap_or_default();
+        if looked.life != life {
+            looked = Looked { life, ..Looked::default() };
+        }
+        looked.steps += 1;
         for height in (0..machine.heights()).map(Height) {
             let Some(known) = machine.known(height) else { continue };
-            for evidence in known.evidence() {
-                self.blames(member, evidence.slot().place.member.as_usize(), "equivocation")?;
+            let proofs = known.evidence().count();
+            if looked.evidence.insert(height, proofs) != Some(proofs) {
+                for evidence in known.evidence() {
+                    self.blames(member, evidence.slot().place.member.as_usize(), "equivocation")?;
+                }
             }
-            if let Some(settled) = known.settled() {
+            if let Some(settled) = known.settled()
+                && looked.settled.insert(height)
+            {
                 self.decided(member, height, settled)?;
             }
-            if let Some(root) = machine.mask_root(height) {
+            if !looked.rooted.contains(&height)
+                && let Some(root) = machine.mask_root(height)
+            {
+                looked.rooted.insert(height);
                 let first = *self.roots.entry(height).or_insert(root);
                 if first != root {
                     return Err(format!("member {member} has another mask at height {height}"));
                 }
             }
+            if looked.steps.is_multiple_of(STEPS_A_LOOK) {
+                self.keeps(member, height, machine, disk)?;
+            }
+        }
+        self.looked.insert(member, looked);
+        Ok(())
+    }
+
+    /// However much others send, a member keeps and writes down so much and no more.
+    fn keeps(&self, member: usize, height: Height, machine: &Machine, disk: &Disk) -> Result<(), String> {
+        let members = self.world.members();
+        let most = Kept::most(members, machine.view(height) as usize + 1);
+        let kept = machine.kept(height).unwrap_or_default();
+        if let Some((what, found, most)) = kept.beyond(&most) {
+            return Err(format!("member {member} keeps {found} {what} of height {height}, more than {most}"));
+        }
+        // what is kept is written down once, statements that replace others too; a restart may write an entry again
+        let replaced = members * (members + 2) + most.proposals * 2;
+        let most = 2 * (most.journal + most.headers + most.ballots + most.evidence * 2 + most.results + replaced);
+        let (records, _) = disk.size(height);
+        if records > most {
+            return Err(format!("member {member} has written {records} records of height {height}, more than {most}"));
         }
         Ok(())
     }
@@ -234,6 +284,11 @@ impl<'a> Watch<'a> {
                 .map_err(|error| format!("member {member} decides what is not certified: {error}"))?;
             if again.decision().height() != height || again.certificate().value() != value {
                 return Err(format!("member {member} decides something else than what is certified"));
+            }
+            // counted here, whatever the code under test takes for a quorum
+            let (members, committed) = (self.world.members(), again.certificate().members().count());
+            if 3 * committed <= 2 * members {
+                return Err(format!("member {member} decides by the votes of {committed} of {members} members"));
             }
             self.manifest_is_fair(height, settled)?;
         }

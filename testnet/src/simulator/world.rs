@@ -1,7 +1,7 @@
 //! What all members of a simulated round have in common: documents, a model of two blocks, and tiny ballots.
 //!
-//! Ballots are real and pass the real validation. Two things are simulated: bodies move whole, from a store in memory
-//! that is keyed by digest; and a mask root is a digest of the set of ballots, so that no mask is ever derived.
+//! Ballots are real, pass the real validation and are really counted: a mask root is that of the global mask that they
+//! come to on these weights. Bodies move whole, from a store in memory that is keyed by digest.
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -11,10 +11,12 @@ use fedprune_federation::consortium::Member;
 use fedprune_federation::round::{Calibration, Sampling, SeedRule, Strategy, TallyBy, Timers};
 use fedprune_federation::statement::Statement;
 use fedprune_federation::{
-    BallotHeader, Consortium, Draft, Height, Quorum, Ratified, Rotation, Round, SignatureChecked, SigningKey, Terms,
-    Validated,
+    BallotHeader, Consortium, Draft, Height, MemberIndex, Quorum, Ratified, Rotation, Round, SignatureChecked,
+    SigningKey, Terms, Validated,
 };
 use fedprune_mask::ballot::{Encodings, VoteHeader};
+use fedprune_mask::matrix_mask::mask_root;
+use fedprune_mask::tally::{Tally, Voter};
 use fedprune_mask::weights::MatrixSource;
 use fedprune_mask::{Ballot, DType, Digest, Layout, Matrix, NormVector, Pruner, Tap, WeightsView, encode_ballot};
 
@@ -45,6 +47,7 @@ pub struct World {
     layout: Layout,
     weights: Weights,
     heights: u32,
+    keys: Vec<SigningKey>,
 }
 
 impl World {
@@ -53,18 +56,19 @@ impl World {
     /// # Panics
     /// For shapes that no round has: they are written in tests.
     pub fn new(shape: Shape) -> Self {
-        let member = |index| Member {
-            name: format!("member {index:04}"),
-            signing_key: key(index).verifying_key(),
-            peer_key: key(index).verifying_key(),
+        let keys: Vec<SigningKey> = (0..shape.members).map(key).collect();
+        let member = |index: usize| Member {
+            name: member_name(index),
+            signing_key: keys[index].verifying_key(),
+            peer_key: keys[index].verifying_key(),
             addresses: Vec::new(),
             attestation_key: None,
         };
         let members = (0..shape.members).map(member).collect();
         let consortium = Consortium::new("simulated".to_owned(), members).expect("a sound consortium");
         let mut draft = Draft::new(consortium);
-        for index in 0..shape.members {
-            draft.sign(&key(index)).expect("a member signs");
+        for key in &keys {
+            draft.sign(key).expect("a member signs");
         }
         let consortium = draft.ratify().expect("all have signed");
         let layout = layout();
@@ -73,7 +77,7 @@ impl World {
         };
         let (round, earlier) = (round("model"), round("another model"));
         let heights = round.heights(&layout).expect("the layout is the round's");
-        Self { weights: Weights::of(&layout), consortium, round, earlier, layout, heights }
+        Self { weights: Weights::of(&layout), consortium, round, earlier, layout, heights, keys }
     }
 
     /// How many members there are.
@@ -96,9 +100,14 @@ impl World {
         &self.layout
     }
 
+    /// The name of a member.
+    pub fn name(&self, member: usize) -> String {
+        member_name(member)
+    }
+
     /// The key of a member.
     pub fn key(&self, member: usize) -> SigningKey {
-        key(member)
+        self.keys[member].clone()
     }
 
     /// Whose turn it is at a height.
@@ -111,12 +120,30 @@ impl World {
     /// # Panics
     /// For content that nobody accepts.
     pub fn sign<T: Statement>(&self, member: usize, content: T, height: Height) -> SignatureChecked<T> {
-        SignatureChecked::sign(content, height, &key(member), &self.consortium, self.round.id())
+        SignatureChecked::sign(content, height, &self.keys[member], &self.consortium, self.round.id())
             .expect("content that can be signed")
     }
 
     /// A valid ballot; its norms are a function of `text`.
     pub fn body(&self, text: &str, height: Height) -> Body {
+        self.body_of(height, |matrix| {
+            let sums = noise(&format!("{text} {}", matrix.name), matrix.columns as usize);
+            sums.into_iter().map(|byte| f64::from(byte) + 1.0).collect()
+        })
+    }
+
+    /// A valid ballot of somebody who wants the model ruined: of each matrix it keeps what belongs to one channel, and
+    /// prunes whatever else it can. `channel` says which, of as many as a matrix has.
+    pub fn poisoned_body(&self, channel: usize, height: Height) -> Body {
+        self.body_of(height, |matrix| {
+            let columns = matrix.columns as usize;
+            (0..columns)
+                .map(|column| if column == channel % columns { 1e30 } else { 1e-30 * (column + 1) as f64 })
+                .collect()
+        })
+    }
+
+    fn body_of(&self, height: Height, sums: impl Fn(&Matrix) -> Vec<f64>) -> Body {
         let layout = self.round.layout_at(&self.layout, height).expect("a height of the round");
         let terms = self.round.terms();
         let header = VoteHeader {
@@ -128,16 +155,10 @@ impl World {
             samples: terms.calibration.map_or(0, |calibration| calibration.samples),
             sequence_tokens: terms.calibration.map_or(0, |calibration| calibration.window_tokens),
         };
-        let norms: Vec<NormVector> = layout
-            .taps()
-            .iter()
-            .map(|range| {
-                let matrix = &layout.matrices()[range.start];
-                let sums = noise(&format!("{text} {}", matrix.name), matrix.columns as usize);
-                let sums: Vec<f64> = sums.into_iter().map(|byte| f64::from(byte) + 1.0).collect();
-                NormVector::from_sums(&sums, 1).expect("sound sums")
-            })
-            .collect();
+        let norms_of = |range: &std::ops::Range<usize>| {
+            NormVector::from_sums(&sums(&layout.matrices()[range.start]), 1).expect("sound sums")
+        };
+        let norms: Vec<NormVector> = layout.taps().iter().map(norms_of).collect();
         let mut bytes = Vec::new();
         let mut sink = |part: &[u8]| {
             bytes.extend_from_slice(part);
@@ -158,9 +179,23 @@ impl World {
         validate(header, &ballot, &self.round, &self.layout, &self.at(height)).map_err(|error| error.to_string())
     }
 
-    /// Stands for the root of the mask that a set of ballots comes to.
-    pub fn mask_root(&self, set: Digest) -> Digest {
-        Digest::of(&[b"simulated mask".as_slice(), &set.0].concat())
+    /// The root of the mask that ballots come to.
+    ///
+    /// # Errors
+    /// What is wrong with them, in words; of valid ballots nothing is.
+    pub fn mask_root(&self, height: Height, ballots: &[(MemberIndex, Body)]) -> Result<Digest, String> {
+        let layout = self.round.layout_at(&self.layout, height).map_err(|error| error.to_string())?;
+        let mut voters = Vec::with_capacity(ballots.len());
+        for (member, body) in ballots {
+            let weight = self.round.terms().tally_weights[member.as_usize()];
+            let ballot = Ballot::parse(body, &layout).map_err(|error| error.to_string())?;
+            voters.push(Voter { name: member_name(member.as_usize()), weight, ballot });
+        }
+        let tally = Tally::new(&layout, self.round.terms().global_group, voters).map_err(|error| error.to_string())?;
+        let weights = self.at(height);
+        let digest = |index: usize| tally.mask(index, weights.matrix(index)).map(|mask| mask.digest());
+        let digests: Result<Vec<Digest>, _> = (0..layout.matrices().len()).map(digest).collect();
+        Ok(mask_root(layout.digest(), digests.map_err(|error| error.to_string())?))
     }
 
     fn at(&self, height: Height) -> WeightsAt<'_> {
@@ -170,6 +205,10 @@ impl World {
         };
         WeightsAt { weights: &self.weights, first }
     }
+}
+
+fn member_name(member: usize) -> String {
+    format!("member {member:04}")
 }
 
 fn key(member: usize) -> SigningKey {

@@ -46,7 +46,7 @@ pub use silo::{
 #[cfg(feature = "study")]
 pub use study::{StudyCommand, StudyReportOptions, StudyRunOptions};
 #[cfg(feature = "federation")]
-pub use testnet::{TestnetCommand, TestnetGenerateOptions, TestnetRunOptions};
+pub use testnet::{TestnetCommand, TestnetGenerateOptions, TestnetRunOptions, TestnetSimulateOptions};
 
 /// Prune one large language model together, without sharing text.
 #[derive(Debug, Parser)]

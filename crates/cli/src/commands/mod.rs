@@ -24,6 +24,8 @@ pub mod model_inspect;
 pub mod node;
 #[cfg(feature = "federation")]
 pub mod round;
+#[cfg(feature = "federation")]
+pub mod simulate;
 #[cfg(feature = "study")]
 pub mod study;
 #[cfg(feature = "silo")]

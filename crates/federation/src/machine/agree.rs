@@ -142,6 +142,7 @@ impl Machine {
     fn tell_view(&mut self, height: Height) {
         let state = self.state_mut(height);
         let Some(view) = state.agreement.as_ref().map(|agreement| agreement.view()) else { return };
+        state.store.view = view;
         if state.view_told != Some(view) && state.store.settled.is_none() {
             state.view_told = Some(view);
             let aggregator = self.rotation(height).aggregator(view);

@@ -24,12 +24,14 @@
 //! | `agree` | between a height and the engine that carries out its agreement |
 //! | `join` | recovering what was signed: from the log, and from others |
 //! | `store` | what is known of a height |
+//! | `inspect` | what is kept, and what is waited for |
 //! | `message` | what members send each other |
 //! | `record` | what a member writes down |
 
 mod agree;
 mod effect;
 mod flow;
+mod inspect;
 mod join;
 mod message;
 mod record;
@@ -43,9 +45,10 @@ use fedprune_mask::{Digest, Layout};
 
 pub use effect::{Effect, Event, Input, MachineError, Outcome};
 pub use flow::set_digest;
+pub use inspect::{Kept, Shortage};
 pub use message::{MAX_KNOWN, MessageError, Question, ShortId, claims, decode_answer, encode_answer, short_id};
 pub use record::{RECORD_LIMIT, Record};
-pub use store::{Known, MAX_PROPOSALS_A_MEMBER, MAX_VIEWS_A_MEMBER};
+pub use store::{Known, MAX_PROPOSALS_A_MEMBER, MAX_VIEWS_A_MEMBER, MAX_VIEWS_AHEAD};
 
 use crate::agreement::{Agreement, Engine, Timer};
 use crate::ballot::largest_body_bytes;

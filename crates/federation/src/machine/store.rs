@@ -22,8 +22,10 @@ use crate::vote::{Precommit, Prevote, Proposal};
 
 /// Most views of one member of which votes of one kind are kept: the latest.
 pub const MAX_VIEWS_A_MEMBER: usize = 64;
-/// Most proposals of one member that are kept: the latest.
+/// Most proposals of one member that are kept: the first and the latest.
 pub const MAX_PROPOSALS_A_MEMBER: usize = 16;
+/// How far ahead of the agreement a member's proposal may be once [`MAX_PROPOSALS_A_MEMBER`] of it are kept.
+pub const MAX_VIEWS_AHEAD: u32 = 16;
 
 /// What came of putting a statement into the store.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,13 +57,15 @@ pub(crate) struct Store {
     pub(crate) precommits: BTreeMap<(MemberIndex, u32), SignatureChecked<Precommit>>,
     pub(crate) results: BTreeMap<MemberIndex, SignatureChecked<MaskResult>>,
     pub(crate) settled: Option<Settled>,
+    /// The view that the agreement is in.
+    pub(crate) view: u32,
     pub(crate) evidence: BTreeMap<(Kind, MemberIndex), Evidence>,
     /// Messages that were looked at, with what is no longer kept.
     seen: BTreeSet<ShortId>,
 }
 
 /// Most short ids that are remembered of one height; beyond that, messages are looked at again.
-const MAX_SEEN: usize = 1 << 17;
+pub(crate) const MAX_SEEN: usize = 1 << 17;
 
 impl Store {
     pub(crate) fn new(quorum: Quorum) -> Self {
@@ -76,6 +80,7 @@ impl Store {
             precommits: BTreeMap::new(),
             results: BTreeMap::new(),
             settled: None,
+            view: 0,
             evidence: BTreeMap::new(),
             seen: BTreeSet::new(),
         }
@@ -88,6 +93,10 @@ impl Store {
 
     pub(crate) fn has_seen_id(&self, id: &ShortId) -> bool {
         self.seen.contains(id)
+    }
+
+    pub(crate) fn seen_count(&self) -> usize {
+        self.seen.len()
     }
 
     pub(crate) fn note_seen(&mut self, bytes: &[u8]) {
@@ -246,8 +255,12 @@ impl Store {
         // what was proposed first tells most about a liar, what was proposed last is being voted on
         let of_member: Vec<_> = self.proposals.keys().filter(|(_, member)| *member == key.1).copied().collect();
         if of_member.len() >= MAX_PROPOSALS_A_MEMBER
-            && let Some(middle) = of_member.get(MAX_PROPOSALS_A_MEMBER / 2)
+            && let (Some(middle), Some((latest, _))) = (of_member.get(MAX_PROPOSALS_A_MEMBER / 2), of_member.last())
         {
+            // each of them is written down: no more than there are views, whatever a member proposes
+            if key.0 <= *latest || key.0 > self.view.saturating_add(MAX_VIEWS_AHEAD) {
+                return Added::Excess;
+            }
             self.proposals.remove(middle);
         }
         self.proposals.insert(key, proposed);

@@ -273,6 +273,52 @@ fn votes_of_a_member_are_bounded_whatever_it_sends() {
     assert_eq!(latest, Some(199));
 }
 
+/// A member may propose in any view, as often as it likes: others keep few of them, and write down few.
+#[test]
+fn proposals_of_a_member_are_bounded_whatever_it_sends() {
+    let mut machine = joined(0);
+    let consortium = consortium_of(4);
+    let round = round(consortium.consortium());
+    let abandoned = || crate::Justified::abandoned(Height(0), &consortium, &round);
+    let mut send = |view: u32, valid_view: Option<u32>| {
+        let content = Proposal { view, value: abandoned().decision().value(), valid_view };
+        let proposed = crate::Proposed::new(signed(content, 1), abandoned()).unwrap();
+        let (_, effects) = machine.receive(5, &proposed.encode());
+        effects.iter().filter(|effect| matches!(effect, Effect::Append(..))).count()
+    };
+    let mut written = 0;
+    for view in 0..200 {
+        written += send(view * 1000, None);
+        // once it has gone from memory it is not new again
+        written += send(8_000, Some(view));
+        written += send(view % 20 + 1, Some(0));
+    }
+    assert!(written <= 2 * MAX_PROPOSALS_A_MEMBER, "{written} records");
+    let kept = machine.kept(Height(0)).unwrap();
+    assert_eq!(kept.proposals, MAX_PROPOSALS_A_MEMBER);
+    assert_eq!(kept.beyond(&Kept::most(4, 1)), None);
+    let little = Kept { proposals: 1, ..Kept::default() };
+    assert_eq!(kept.beyond(&little), Some(("proposals", MAX_PROPOSALS_A_MEMBER, 1)));
+}
+
+#[test]
+fn a_member_says_what_it_waits_for() {
+    let mut machine = machine_of(0, Vec::new());
+    let _ = machine.step(0, Input::Tick);
+    let _ = machine.step(1, Input::Recalled { from: MemberIndex(1), messages: Vec::new() });
+    let told = machine.shortage().unwrap().to_string();
+    assert_eq!(told, "2 of 3 members that tell what they have of ours");
+    let mut machine = joined(0);
+    let _ = machine.receive(5, &signed(Holdings::none(4), 1).encode());
+    let shortage = machine.shortage().unwrap();
+    assert_eq!((shortage.what, shortage.found, shortage.needed), ("holdings statements", 1, 3));
+    for member in [2, 3] {
+        let _ = machine.receive(5, &signed(Prevote { view: 0, value: None }, member).encode());
+    }
+    let shortage = machine.shortage().unwrap();
+    assert_eq!((shortage.what, shortage.found, shortage.needed), ("prevotes of a view", 2, 3));
+}
+
 #[test]
 fn news_is_what_the_asker_does_not_know() {
     let (mut one, mut other) = (joined(0), joined(1));
