@@ -16,6 +16,7 @@ use crate::norms::NormVector;
 use crate::score::Pruner;
 use crate::select::{DeriveError, derive_mask};
 use crate::sparsity::{Group, Sparsity};
+use crate::vector::vectorized;
 use crate::weights::{DType, WeightsView};
 
 /// Weights looked at to bracket T; of smaller matrices all.
@@ -54,6 +55,8 @@ impl Sample {
 /// The scores of one silo, and between which of them its budget runs out.
 pub(crate) struct Scores {
     norms: Vec<f64>,
+    /// 1 / norm of each column.
+    inverses: Vec<f64>,
     dtype: DType,
     /// T is at least this,
     low: f64,
@@ -95,13 +98,35 @@ impl Scores {
         };
         let low = nth(rank - margin, 0.0, f64::INFINITY);
         let high = nth(rank + margin, 0.0, f64::INFINITY).next_up();
-        Self { norms, dtype, low, high }
+        let inverses = norms.iter().map(|norm| 1.0 / norm).collect();
+        Self { norms, inverses, dtype, low, high }
+    }
+
+    /// The lightest level of each column whose score is `score` or more; the top where no finite weight's is.
+    ///
+    /// What is asked most often, so that for bf16 it is without branches: a quotient that is wrong in its last bits, rounded
+    /// to 24 and cut to 8, is the level wanted or the one below it, and the exact product tells which.
+    fn first_levels(&self, score: f64) -> Vec<u32> {
+        if self.dtype != DType::BF16 || score <= 0.0 {
+            return (0..self.norms.len()).map(|column| self.first_level(column, score)).collect();
+        }
+        let mut levels = vec![0u32; self.norms.len()];
+        vectorized(|| {
+            for ((level, norm), inverse) in levels.iter_mut().zip(&self.norms).zip(&self.inverses) {
+                let guess = ((score * inverse) as f32).to_bits() >> 16;
+                let value = f64::from(f32::from_bits(guess << 16));
+                let first = guess + u32::from(value * norm < score);
+                *level = if first >= 0x7f80 { 1 << 15 } else { first };
+            }
+        });
+        levels
     }
 
     /// Takes in the levels that the bracket leaves open.
     pub(crate) fn take_in(&self, range: &mut Range) {
-        for column in 0..self.norms.len() {
-            range.take_in(column, self.first_level(column, self.low), self.first_level(column, self.high));
+        let (low, high) = (self.first_levels(self.low), self.first_levels(self.high));
+        for (column, (low, high)) in low.into_iter().zip(high).enumerate() {
+            range.take_in(column, low, high);
         }
     }
 
@@ -147,9 +172,9 @@ impl Scores {
 
     /// Weights with a lower score, which must be in the bracket.
     fn rank(&self, band: &Band, score: f64) -> u64 {
-        let columns = 0..self.norms.len();
-        band.below()
-            + columns.map(|column| u64::from(band.before(column, self.first_level(column, score)))).sum::<u64>()
+        let levels = self.first_levels(score);
+        let before = levels.into_iter().enumerate().map(|(column, level)| u64::from(band.before(column, level)));
+        band.below() + before.sum::<u64>()
     }
 
     /// The thresholds at which `budget` ≥ 1 weights are pruned; none where the bracket misled.
@@ -184,8 +209,8 @@ impl Scores {
         }
         // (score, level, weights) of what is left
         let mut left: Vec<(f64, u32, u32)> = Vec::new();
-        for (column, &norm) in self.norms.iter().enumerate() {
-            let (from, to) = (self.first_level(column, low), self.first_level(column, high));
+        let ends = self.first_levels(low).into_iter().zip(self.first_levels(high));
+        for ((column, &norm), (from, to)) in self.norms.iter().enumerate().zip(ends) {
             let steps = band.step(column, from)..band.step(column, to) + 1;
             for (level, sums) in
                 (band.low(column) + steps.start as u32..).zip(band.sums(column)[steps].array_windows::<2>())
@@ -214,8 +239,7 @@ impl Scores {
     /// magnitude the first `wanted`, or all.
     fn at(&self, score: f64, magnitude: u32, wanted: Option<u64>) -> Unplaced {
         let mut split_columns = Vec::new();
-        let level = |(column, norm): (usize, &f64)| {
-            let first = self.first_level(column, score);
+        let level = |((column, norm), first): ((usize, &f64), u32)| {
             // in a column of zeros every level ties with a score of zero
             let tying = if *norm == 0.0 && score == 0.0 { magnitude } else { first };
             if tying == top_level(self.dtype) || self.value(tying) * norm != score || tying > magnitude {
@@ -229,7 +253,7 @@ impl Scores {
             }
             magnitude + u32::from(wanted.is_none())
         };
-        let levels = self.norms.iter().enumerate().map(level).collect();
+        let levels = self.norms.iter().enumerate().zip(self.first_levels(score)).map(level).collect();
         let split = wanted.map(|wanted| UnplacedSplit { magnitude, columns: split_columns, wanted });
         Unplaced { levels, split }
     }
@@ -314,6 +338,23 @@ mod tests {
     }
 
     proptest! {
+        /// Any norm and weight of 16 bits, subnormal, infinite or zero, and scores at, just below and just above their product.
+        #[test]
+        fn levels_without_branches_are_those_with(
+            norms in proptest::collection::vec(0u16..0x7f80, 1..40), level in 0u32..0x7f80, which in any::<prop::sample::Index>(),
+            nudge in -2i64..3, far in any::<u64>(),
+        ) {
+            let norms: Vec<f64> = norms.iter().map(|bits| half::bf16::from_bits(*bits).to_f64()).collect();
+            let product = f64::from(f32::from_bits(level << 16)) * norms[which.index(norms.len())];
+            let inverses = norms.iter().map(|norm| 1.0 / norm).collect();
+            let scores = Scores { norms, inverses, dtype: DType::BF16, low: 0.0, high: 0.0 };
+            let near = f64::from_bits(product.to_bits().saturating_add_signed(nudge));
+            for score in [near, f64::from_bits(far >> 1), f64::INFINITY, 0.0].into_iter().filter(|score| !score.is_nan()) {
+                let one_by_one: Vec<u32> = (0..scores.norms.len()).map(|column| scores.first_level(column, score)).collect();
+                prop_assert_eq!(scores.first_levels(score), one_by_one);
+            }
+        }
+
         #[test]
         fn equals_the_mask_by_sorting(
             rows in 1usize..60, columns in 1usize..100, levels in prop_oneof![1u64..20, 1u64..100_000],
