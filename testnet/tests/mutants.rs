@@ -129,8 +129,10 @@ fn build() -> PathBuf {
     let copied = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutants");
     let read = |path: &Path| std::fs::read_to_string(path).unwrap();
     let manifest = read(&root.join("Cargo.toml"));
-    let (members, default) =
-        (r#"members = ["crates/*", "examples", "testnet", "tests"]"#, "default-members = [\"crates/cli\"]");
+    let (members, default) = (
+        r#"members = ["crates/*", "examples", "testnet", "tests", "tests/fuzz"]"#,
+        "default-members = [\"crates/cli\"]",
+    );
     assert!(manifest.contains(members) && manifest.contains(default), "the workspace is another");
     let manifest = manifest.replace(default, "").replace(members, r#"members = ["crates/*", "testnet"]"#);
     std::fs::create_dir_all(&copied).unwrap();
