@@ -108,6 +108,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         Command::Testnet(TestnetCommand::Run(run)) => Box::new(commands::testnet::run(run, &meter)?),
         #[cfg(feature = "federation")]
         Command::Testnet(TestnetCommand::Generate(generate)) => Box::new(commands::testnet::generate(generate)?),
+        #[cfg(feature = "federation")]
         Command::Testnet(TestnetCommand::Simulate(simulate)) => Box::new(commands::simulate::run(simulate, &meter)?),
         #[cfg(feature = "study")]
         Command::Study(StudyCommand::Run(run)) => commands::study::run(run, &meter)?,
