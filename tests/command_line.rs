@@ -475,3 +475,21 @@ fn the_demo_holds_what_it_promises() {
         assert!(output.status.success(), "{suggestion}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
+
+#[test]
+fn simulated_rounds_are_told_by_their_seeds() {
+    let rounds = json(&["testnet", "simulate", "--members", "4", "--seeds", "3..6"]);
+    assert_eq!((rounds["rounds"].as_u64(), rounds["failed"].as_u64()), (Some(3), Some(0)), "{rounds}");
+    let again = json(&["testnet", "simulate", "--members", "4", "--seeds", "3..6", "--threads", "1"]);
+    assert_eq!(rounds["trace"], again["trace"], "the same seeds are the same rounds, whatever runs beside them");
+    let others = json(&["testnet", "simulate", "--members", "4", "--seeds", "6..9"]);
+    assert_ne!(rounds["trace"], others["trace"]);
+
+    let said = fails(2, &["testnet", "simulate", "--seeds", "9..3"]);
+    assert!(said.contains("there is no seed in it"), "{said}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("round.toml");
+    std::fs::write(&file, "members = 900000\n").unwrap();
+    let said = fails(1, &["testnet", "simulate", "--scenario", text(&file)]);
+    assert!(said.contains("round.toml"), "{said}");
+}
