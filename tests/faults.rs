@@ -528,3 +528,21 @@ fn a_stopped_node_says_so_and_goes_on() {
         nobody_equivocates(&bed, &nodes, &ALL, &[]);
     }
 }
+
+#[test]
+fn a_node_that_cannot_go_on_says_what_it_waits_for() {
+    let bed = Bed::new("");
+    let mut nodes = bed.nodes("waiting");
+    let waits_for = |nodes: &Nodes, node: usize| {
+        let folder = Home::inspect(nodes.home(node)).expect("a home").round_folder(bed.round());
+        Status::read(&folder.status()).ok().and_then(|status| status.waits_for)
+    };
+    nodes.start(&[0]);
+    let alone = Some("1 of 3 members that tell what they have of ours".to_owned());
+    nodes.wait("says that it is alone", |nodes| waits_for(nodes, 0) == alone);
+    let home = words(&[&"node", &"status", &"--home", &nodes.home(0)]);
+    assert_eq!(command(&home)["waits_for"].as_str(), alone.as_deref());
+    nodes.start(&others(0));
+    nodes.agree(&ALL);
+    assert_eq!(waits_for(&nodes, 0), None, "nothing is owed to it any more");
+}

@@ -237,10 +237,8 @@ impl Manifest {
             return Err(ManifestError::TooLarge(text.len()));
         }
         let document: Document = toml::from_str(text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start);
-            let before = text.as_bytes().get(..start).unwrap_or_default();
-            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-            ManifestError::Toml { line, message: shortened(error.message()) }
+            let (line, message) = line_and_message(text, &error);
+            ManifestError::Toml { line, message }
         })?;
         check_name("name", &document.name)?;
         let model = source("model", &document.model, "bundled")?;
@@ -275,6 +273,13 @@ fn wrong(key: impl Into<String>, problem: impl Into<String>) -> ManifestError {
 }
 
 /// Text that may come from anybody, fit for a message.
+/// Where in a TOML text something is wrong, from 1, and what, on one line.
+pub(crate) fn line_and_message(text: &str, error: &toml::de::Error) -> (usize, String) {
+    let start = error.span().map_or(0, |span| span.start);
+    let before = text.as_bytes().get(..start).unwrap_or_default();
+    (before.iter().filter(|byte| **byte == b'\n').count() + 1, shortened(error.message()))
+}
+
 fn shortened(text: &str) -> String {
     text.chars().take(300).map(|char| if char.is_control() { ' ' } else { char }).collect()
 }

@@ -10,6 +10,7 @@ use super::campaign::MAX_SIMULATED_MEMBERS;
 use super::network::{Cut, Faults};
 use super::scenario::{NEVER_ABANDON_MS, Scenario, Trouble, TroubleKind};
 use super::world::Shape;
+use crate::manifest::line_and_message;
 
 /// Most bytes of a scenario's file.
 pub const SCENARIO_LIMIT_BYTES: usize = 256 << 10;
@@ -24,8 +25,13 @@ const LEAST_ABANDON_MS: u64 = 5_001;
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
     /// No TOML, or not of this form.
-    #[error("it is no scenario: {0}")]
-    Form(#[from] toml::de::Error),
+    #[error("it is no scenario: line {line}: {message}")]
+    Form {
+        /// From 1.
+        line: usize,
+        /// What is wrong there.
+        message: String,
+    },
     /// A value that no scenario has.
     #[error("`{key}` is {found}, and must be {must}")]
     Value {
@@ -158,7 +164,10 @@ impl Scenario {
     /// # Errors
     /// [`ScenarioError`] for what is none.
     pub fn from_toml(text: &str) -> Result<Self, ScenarioError> {
-        let document: Document = toml::from_str(text)?;
+        let document: Document = toml::from_str(text).map_err(|error| {
+            let (line, message) = line_and_message(text, &error);
+            ScenarioError::Form { line, message }
+        })?;
         let members = within("members", document.members as u64, 1, MAX_SIMULATED_MEMBERS as u64)? as usize;
         let member = |key, index: usize| within(key, index as u64, 0, members as u64 - 1).map(|index| index as usize);
         let few = |key, entries: usize| within(key, entries as u64, 0, MAX_ENTRIES as u64);
@@ -246,7 +255,8 @@ mod tests {
         };
         assert_eq!(refused("members = 4", "members = 129"), "`members` is 129, and must be 1 to 128");
         assert_eq!(refused("members = 4", "members = 0"), "`members` is 0, and must be 1 to 128");
-        assert!(refused("seed = 3", "seed = 3\nspeed = 4").contains("unknown field"));
+        let unknown = refused("seed = 3", "seed = 3\nspeed = 4");
+        assert!(unknown.contains("line 2: unknown field") && !unknown.contains('\n'), "{unknown}");
         assert!(refused("end_ms = 30000", "end_ms = 86400001").contains("`end_ms`"));
         assert!(refused("least_delay_ms = 5", "least_delay_ms = 5000").contains("`most_delay_ms`"));
         assert!(refused("[[liar]]\nmember = ", "[[liar]]\nmember = 9").contains("`member`"));

@@ -58,7 +58,7 @@ pub struct Member {
     pub wake_at_ms: Option<u64>,
     pub finished: Option<Outcome>,
     /// Until then it waits for its disk.
-    pub busy_until_ms: u64,
+    pub flushes_until_ms: Option<u64>,
 }
 
 impl Member {
@@ -75,7 +75,7 @@ impl Member {
             next_peer: 0,
             wake_at_ms: None,
             finished: None,
-            busy_until_ms: 0,
+            flushes_until_ms: None,
         }
     }
 
@@ -87,6 +87,6 @@ impl Member {
         self.recalled.clear();
         self.wake_at_ms = None;
         self.finished = None;
-        self.busy_until_ms = 0;
+        self.flushes_until_ms = None;
     }
 }

@@ -196,6 +196,9 @@ impl StatusReport {
             ("connected", connected),
             ("sent, received", format!("{}, {}", bytes(status.sent_bytes), bytes(status.received_bytes))),
         ];
+        if let Some(owed) = &status.waits_for {
+            rows.insert(3, ("waits", format!("it has {owed}")));
+        }
         let parts: Vec<String> =
             status.sent.by_name().iter().map(|(of, sent)| format!("{of} {}", bytes(*sent))).collect();
         rows.push(("sent", parts.join(", ")));

@@ -23,6 +23,9 @@ pub struct Status {
     pub running: bool,
     /// What it is at; `stopped` or `failed` if it ended before the round did.
     pub phase: String,
+    /// What others owe it before it can go on, such as `3 of 5 holdings statements`; nothing while it works itself.
+    #[serde(default)]
+    pub waits_for: Option<String>,
     /// The height that it works on.
     pub height: u32,
     /// How many there are.

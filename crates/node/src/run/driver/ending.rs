@@ -99,6 +99,7 @@ impl Driver<'_> {
             round: self.parts.model.round.id().0,
             running: ended.is_none(),
             phase: ended.unwrap_or_else(|| self.phase()).to_owned(),
+            waits_for: self.parts.machine.shortage().map(|shortage| shortage.to_string()),
             height: self.parts.machine.current().0,
             heights: self.parts.machine.heights(),
             connected,
