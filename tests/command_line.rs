@@ -491,5 +491,6 @@ fn simulated_rounds_are_told_by_their_seeds() {
     let file = folder.path().join("round.toml");
     std::fs::write(&file, "members = 900000\n").unwrap();
     let said = fails(1, &["testnet", "simulate", "--scenario", text(&file)]);
-    assert!(said.contains("round.toml"), "{said}");
+    assert!(said.contains("round.toml") && said.contains("line 1: missing field"), "{said}");
+    assert!(!said.contains("\\u{a}"), "on one line: {said}");
 }

@@ -103,7 +103,7 @@ fn whatever_goes_wrong_rounds_end_and_every_disk_stands_up_to_an_audit() {
     let chosen = std::env::var("FEDPRUNE_MEMBERS").ok();
     let chosen: Option<usize> = chosen.map(|members| members.parse().expect("FEDPRUNE_MEMBERS is a number"));
     // 1,100 and 1,192 have a disk that is full and slow at once; in 1,219 a question arrives in the millisecond in which a flush ends
-    let usual = [(4, 1_060..1_200), (7, 0..40), (7, 1_219..1_220), (16, 0..4), (32, 0..1)];
+    let usual = [(1, 0..60), (2, 0..20), (4, 1_060..1_200), (7, 0..40), (7, 1_219..1_220), (16, 0..4), (32, 0..1)];
     for (members, usual) in usual.into_iter().filter(|(members, _)| chosen.is_none_or(|chosen| chosen == *members)) {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let campaign = Campaign { members, seeds: seeds(usual), threads, audit: true, progress: &|_| true };

@@ -31,7 +31,10 @@ pub enum DocumentError {
 }
 
 /// Reads a document of at most `limit` bytes.
-pub(crate) fn read<T: DeserializeOwned>(text: &str, limit: usize) -> Result<T, DocumentError> {
+///
+/// # Errors
+/// [`DocumentError`], naming the line.
+pub fn read<T: DeserializeOwned>(text: &str, limit: usize) -> Result<T, DocumentError> {
     if text.len() > limit {
         return Err(DocumentError::TooLarge { bytes: text.len(), limit });
     }

@@ -116,6 +116,7 @@ pub fn run_one(world: &World, scenario: &Scenario, audit_in: Option<&Path>) -> R
 struct Sum {
     report: CampaignReport,
     traces: BTreeMap<u64, Digest>,
+    /// The first of those that failed.
     failures: BTreeMap<u64, String>,
 }
 
@@ -152,10 +153,8 @@ impl Campaign<'_> {
             for _ in 0..self.threads.max(1) {
                 scope.spawn(|| {
                     loop {
-                        let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if seed >= self.seeds.end {
-                            break;
-                        }
+                        let after = |seed: u64| (seed < self.seeds.end).then_some(seed + 1);
+                        let Ok(seed) = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after) else { break };
                         self.one(seed, &worlds, &sum);
                         if !(self.progress)(1) {
                             next.store(self.seeds.end, Ordering::Relaxed);
@@ -168,11 +167,10 @@ impl Campaign<'_> {
         let mut report = sum.report;
         report.members = self.members;
         report.first_seed = self.seeds.start;
-        report.failed = sum.failures.len() as u64;
         report.rounds = sum.traces.len() as u64 + report.failed;
         let traces: Vec<u8> = sum.traces.values().flat_map(|trace| trace.0).collect();
         report.trace = (!traces.is_empty()).then(|| Digest::of(&traces));
-        for (seed, what) in sum.failures.into_iter().take(TOLD_FAILURES) {
+        for (seed, what) in sum.failures {
             let scenario = Scenario::stormy(seed, Shape::of_seed(seed, self.members));
             let audit_in = self.audit.then(scratch);
             let (shrunk, shrunk_what) = shrink::shrink(&scenario, audit_in.as_deref(), &|| (self.progress)(0));
@@ -195,7 +193,13 @@ impl Campaign<'_> {
                 sum.add(&scenario, &report);
                 sum.report.audits += if self.audit { report.evidence.len() as u64 } else { 0 };
             }
-            Err(what) => drop(sum.failures.insert(seed, what)),
+            Err(what) => {
+                sum.report.failed += 1;
+                sum.failures.insert(seed, what);
+                if sum.failures.len() > TOLD_FAILURES {
+                    sum.failures.pop_last();
+                }
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fedprune_federation::document::{self, DocumentError};
 use fedprune_federation::round::{Strategy, TallyBy};
 use serde::{Deserialize, Serialize};
 
@@ -10,14 +11,15 @@ use super::campaign::MAX_SIMULATED_MEMBERS;
 use super::network::{Cut, Faults};
 use super::scenario::{NEVER_ABANDON_MS, Scenario, Trouble, TroubleKind};
 use super::world::Shape;
-use crate::manifest::line_and_message;
 
 /// Most bytes of a scenario's file.
 pub const SCENARIO_LIMIT_BYTES: usize = 256 << 10;
 /// Most entries of a list in it.
 const MAX_ENTRIES: usize = 1_000;
-/// Longest time in it, in milliseconds.
-const MAX_MS: u64 = NEVER_ABANDON_MS;
+/// Longest that anything in it lasts, in milliseconds: members ask each other twice a second as long as they run.
+const MAX_MS: u64 = 3_600_000;
+/// Longest time for which a packet or a flush is under way, in milliseconds: what is on its way waits in memory.
+const MAX_DELAY_MS: u64 = 60_000;
 /// A height may be abandoned after the time for ballots, which is this long in the simulator.
 const LEAST_ABANDON_MS: u64 = 5_001;
 
@@ -25,13 +27,8 @@ const LEAST_ABANDON_MS: u64 = 5_001;
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
     /// No TOML, or not of this form.
-    #[error("it is no scenario: line {line}: {message}")]
-    Form {
-        /// From 1.
-        line: usize,
-        /// What is wrong there.
-        message: String,
-    },
+    #[error("it is no scenario: {0}")]
+    Form(#[from] DocumentError),
     /// A value that no scenario has.
     #[error("`{key}` is {found}, and must be {must}")]
     Value {
@@ -164,10 +161,7 @@ impl Scenario {
     /// # Errors
     /// [`ScenarioError`] for what is none.
     pub fn from_toml(text: &str) -> Result<Self, ScenarioError> {
-        let document: Document = toml::from_str(text).map_err(|error| {
-            let (line, message) = line_and_message(text, &error);
-            ScenarioError::Form { line, message }
-        })?;
+        let document: Document = document::read(text, SCENARIO_LIMIT_BYTES)?;
         let members = within("members", document.members as u64, 1, MAX_SIMULATED_MEMBERS as u64)? as usize;
         let member = |key, index: usize| within(key, index as u64, 0, members as u64 - 1).map(|index| index as usize);
         let few = |key, entries: usize| within(key, entries as u64, 0, MAX_ENTRIES as u64);
@@ -177,10 +171,10 @@ impl Scenario {
         let ms = |key, found| within(key, found, 0, MAX_MS);
         let per_mille = |key, found| within(key, found, 0, 1000);
         let network = document.network;
-        let least_delay_ms = ms("least_delay_ms", network.least_delay_ms)?;
+        let least_delay_ms = within("least_delay_ms", network.least_delay_ms, 0, MAX_DELAY_MS)?;
         let mut faults = Faults {
             least_delay_ms,
-            most_delay_ms: within("most_delay_ms", network.most_delay_ms, least_delay_ms, MAX_MS)?,
+            most_delay_ms: within("most_delay_ms", network.most_delay_ms, least_delay_ms, MAX_DELAY_MS)?,
             loss_per_mille: per_mille("loss_per_mille", network.loss_per_mille)?,
             duplicates_per_mille: per_mille("duplicates_per_mille", network.duplicates_per_mille)?,
             cuts: Vec::new(),
@@ -203,7 +197,7 @@ impl Scenario {
                     KindDocument::Down => TroubleKind::Down,
                     KindDocument::DiskFull => TroubleKind::DiskFull,
                     KindDocument::SlowFlush => {
-                        TroubleKind::SlowFlush(within("most_ms", trouble.most_ms.unwrap_or(0), 1, MAX_MS)?)
+                        TroubleKind::SlowFlush(within("most_ms", trouble.most_ms.unwrap_or(0), 1, MAX_DELAY_MS)?)
                     }
                 },
             });
@@ -257,8 +251,9 @@ mod tests {
         assert_eq!(refused("members = 4", "members = 0"), "`members` is 0, and must be 1 to 128");
         let unknown = refused("seed = 3", "seed = 3\nspeed = 4");
         assert!(unknown.contains("line 2: unknown field") && !unknown.contains('\n'), "{unknown}");
-        assert!(refused("end_ms = 30000", "end_ms = 86400001").contains("`end_ms`"));
+        assert!(refused("end_ms = 30000", "end_ms = 3600001").contains("`end_ms`"));
         assert!(refused("least_delay_ms = 5", "least_delay_ms = 5000").contains("`most_delay_ms`"));
+        assert!(refused("least_delay_ms = 5", "least_delay_ms = 60001").contains("`least_delay_ms`"));
         assert!(refused("[[liar]]\nmember = ", "[[liar]]\nmember = 9").contains("`member`"));
         assert!(Scenario::from_toml("").unwrap_err().to_string().contains("no scenario"));
     }

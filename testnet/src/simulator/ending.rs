@@ -69,7 +69,7 @@ impl Run<'_> {
     }
 
     pub(super) fn report(&mut self, finished_ms: u64) -> Result<Report, String> {
-        let outcomes: Vec<_> = self.honest().filter_map(|(_, member)| member.finished).collect();
+        let outcomes: Vec<_> = self.honest().filter_map(|(_, member)| member.told).collect();
         let Some(outcome) = outcomes.first().copied() else { return Err("nobody is honest".to_owned()) };
         if outcomes.iter().any(|other| *other != outcome) {
             return Err(format!("members end differently: {outcomes:?}"));
@@ -77,8 +77,14 @@ impl Run<'_> {
         let (mut evidence, mut proposals) = (BTreeMap::new(), BTreeMap::new());
         for (index, member) in self.honest() {
             let (mut against, mut proposed) = (BTreeSet::new(), BTreeSet::new());
+            // one that is down is what its disk makes of it
+            let recovered = match &member.machine {
+                Some(_) => None,
+                None => Some(audit::recover(self.world, index, &member.disk)?),
+            };
+            let Some(machine) = member.machine.as_ref().or(recovered.as_ref()) else { continue };
             for height in (0..self.world.heights()).map(Height) {
-                let Some(known) = member.machine.as_ref().and_then(|machine| machine.known(height)) else { continue };
+                let Some(known) = machine.known(height) else { continue };
                 for one in known.evidence() {
                     against.insert((height, one.slot().kind, one.slot().place.member.as_usize()));
                 }

@@ -56,8 +56,11 @@ pub struct Member {
     pub next_peer: usize,
     /// The next planned tick.
     pub wake_at_ms: Option<u64>,
+    /// How its present life has ended the round.
     pub finished: Option<Outcome>,
-    /// Until then it waits for its disk.
+    /// What it told its operator of how the round ended, in any of its lives.
+    pub told: Option<Outcome>,
+    /// It flushes, and does nothing else, until then.
     pub flushes_until_ms: Option<u64>,
 }
 
@@ -75,6 +78,7 @@ impl Member {
             next_peer: 0,
             wake_at_ms: None,
             finished: None,
+            told: None,
             flushes_until_ms: None,
         }
     }

@@ -167,7 +167,9 @@ impl<'a> Watch<'a> {
             Some(_) => return Err(format!("member {member} signs two of {kind} at height {height}, view {view}")),
             None => {}
         }
-        if !disk.has(height, &Record::Said(bytes.to_vec())) {
+        // a vote that the agreement repeats may be in its journal alone: behind a byte that says what it is
+        let journalled = || (0..=u8::MAX).any(|kind| disk.has(height, &Record::Journal([&[kind], bytes].concat())));
+        if !disk.has(height, &Record::Said(bytes.to_vec())) && !journalled() {
             return Err(format!("member {member} sends a {kind} at height {height} before it is durable"));
         }
         self.said.insert(slot, signed);

@@ -10,7 +10,7 @@ use fedprune_mask::ballot::Encodings;
 use fedprune_mask::tally::{Voter, encode_tally};
 use fedprune_mask::{Ballot, DType, Digest, Group, Pruner, Tally};
 use fedprune_node::network::decoding::{Wire, read_and_write_again};
-use fedprune_testnet::simulator::World;
+use fedprune_testnet::simulator::{Scenario, Shape, World};
 use serde_json::{Map, Value, json};
 
 use crate::model::{self, MODEL};
@@ -348,10 +348,12 @@ pub fn transcripts() -> Seeds {
     seeds
 }
 
-/// The manifests that the project ships, and one with everything.
+/// The manifests that the project ships, and scenarios that seeds draw.
 pub fn manifests() -> Seeds {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testnet/manifests");
     let mut seeds = crate::files(&folder);
     seeds.retain(|(name, _)| name.ends_with(".toml"));
+    let scenario = |seed| Scenario::stormy(seed, Shape::of_seed(seed, 4 + seed as usize));
+    seeds.extend((0..3).map(|seed| (format!("scenario-{seed}.toml"), scenario(seed).to_toml().into_bytes())));
     seeds
 }

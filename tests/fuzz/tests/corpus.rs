@@ -71,6 +71,7 @@ run! {
 /// Every target is here, and has a fuzzer and a corpus; nothing else has.
 #[test]
 fn nothing_is_left_out() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let targets: BTreeSet<String> = TARGETS.iter().map(|target| target.name.to_owned()).collect();
     assert_eq!(TESTED.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>(), targets);
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -89,6 +90,7 @@ fn nothing_is_left_out() {
 /// The same seed gives the same inputs, or a failure could not be found again.
 #[test]
 fn mutations_are_the_same_every_time() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let twice = [(); 2].map(|()| {
         let mut numbers = Numbers::new(3);
         (0..200).map(|_| mutate(&[7; 200], b"another", &mut numbers)).collect::<Vec<_>>()

@@ -34,7 +34,7 @@ pub struct TestnetSimulateOptions {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["members", "seeds"])]
     pub scenario: Option<PathBuf>,
     /// Rounds at a time [default: as many as there are processors].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", conflicts_with = "scenario", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Do not audit the disks of honest members after each round.
     #[arg(long)]

@@ -154,8 +154,10 @@ impl Machine {
         let state = self.state_mut(height);
         let value = proposal.content().value;
         let known = state.store.proposed(value).map(|proposed| proposed.justified().clone());
-        let Some(justified) = state.grounds.get(&value).cloned().or(known) else { return Ok(()) };
+        let known = state.grounds.get(&value).cloned().or(known);
+        let Some(justified) = known.or_else(|| self.grounds_again(height, value)) else { return Ok(()) };
         let Ok(proposed) = Proposed::new(proposal, justified) else { return Ok(()) };
+        let state = self.state_mut(height);
         let key = (proposed.proposal().content().view, proposed.proposal().member());
         if let Some(before) = state.store.proposals.get(&key)
             && before.proposal() != proposed.proposal()
@@ -209,6 +211,16 @@ impl Machine {
         state.grounds.insert(value, justified);
         self.agree(now_ms, Input::Propose { view, value })?;
         Ok(true)
+    }
+
+    /// What a proposal of ours rests on that stands in the journal only: a crash took what was to be written after it. What
+    /// it followed from is in the log before it, so that it follows again; without anybody else nobody could propose more.
+    fn grounds_again(&mut self, height: Height, value: Digest) -> Option<Justified> {
+        let abandoned = Justified::abandoned(height, &self.setup.consortium, &self.setup.round);
+        let mut found = [self.grounds_now(height), Some(abandoned)].into_iter().flatten();
+        let justified = found.find(|justified| justified.decision().value() == value)?;
+        self.state_mut(height).grounds.insert(value, justified.clone());
+        Some(justified)
     }
 
     /// What we would propose now.

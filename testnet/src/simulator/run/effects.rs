@@ -131,7 +131,12 @@ impl Run<'_> {
             }
             Effect::Finished(outcome) => {
                 self.mark(member, &format!("is done: {outcome:?}"), None);
-                self.members[member].finished = Some(outcome);
+                let state = &mut self.members[member];
+                state.finished = Some(outcome);
+                let told = *state.told.get_or_insert(outcome);
+                if told != outcome && self.watch.is_honest(member) {
+                    return Err(format!("member {member} ends as {outcome:?}, and told that it ends as {told:?}"));
+                }
             }
             Effect::Failed(error) => {
                 self.mark(member, &format!("fails: {error}"), None);

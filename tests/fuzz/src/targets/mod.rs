@@ -8,7 +8,7 @@
 //! | `checkpoint` | `config.json`, safetensors headers and their index |
 //! | `node` | requests and answers, chunks of bodies, the log |
 //! | `transcript` | a transcript in which one file is another |
-//! | `testnet` | manifests |
+//! | `testnet` | manifests and scenarios |
 //! | `prune` | the journal of an unfinished run |
 
 mod ballots;
@@ -163,7 +163,7 @@ pub const TARGETS: &[Target] = &[
     },
     Target {
         name: "manifest",
-        reads: "testnet manifests",
+        reads: "testnet manifests, and scenarios of simulated rounds",
         run: testnet::manifest,
         seeds: seeds::manifests,
         fixed_bytes: 64 << 10,
