@@ -209,7 +209,8 @@ def section_matrix():
         row("count", f"counting 64 bitmaps of {shape}", report.seconds(quick["count"]),
             (quick["read_masks"] / quick["count"], "of the speed of a plain read"), "at least", 0.7,
             rival=f"torch {report.seconds(torch['torch_count'])}, numpy {report.seconds(torch['numpy_count'])}",
-            floor=f"read them once {report.seconds(quick['read_masks'])}"),
+            floor=f"read them once {report.seconds(quick['read_masks'])}",
+            note=f"into memory in use, as from matrix to matrix of a tally; {report.seconds(quick['count_new'])} into fresh memory"),
     ]
     for group in ("layer", "row"):
         taken = quick[f"select_{group}"]

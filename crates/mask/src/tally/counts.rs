@@ -384,6 +384,23 @@ mod tests {
         mask
     }
 
+    /// Whatever counts were there before, of whatever shape.
+    #[test]
+    fn memory_of_other_counts_counts_as_new_memory_does() {
+        let mut spare = None;
+        for (rows, columns, total) in [(40, 70, 9), (3, 5, 200), (64, 130, 1), (1, 1, 70_000), (40, 70, 9)] {
+            let masks: Vec<MatrixMask> = (0..total.min(9)).map(|vote| noise(rows, columns, u64::from(vote))).collect();
+            let mut new = Counts::new(rows, columns, total);
+            let mut reused = Counts::in_place_of(spare.take(), rows, columns, total);
+            assert_eq!(reused, new);
+            for counts in [&mut new, &mut reused] {
+                counts.add(1, &masks.iter().collect::<Vec<_>>()).unwrap();
+            }
+            assert_eq!(reused, new);
+            spare = Some(reused);
+        }
+    }
+
     fn check(rows: usize, columns: usize, weights: &[u32], batch: usize) {
         let masks: Vec<MatrixMask> = (0..weights.len()).map(|vote| noise(rows, columns, vote as u64)).collect();
         let votes: Vec<(u32, &MatrixMask)> = weights.iter().copied().zip(&masks).collect();
