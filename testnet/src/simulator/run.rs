@@ -32,6 +32,9 @@ const MOST_DOWN_MS: u64 = 4_000;
 /// To how many others a member passes on what is new to it, at most.
 const MESH_DEGREE: usize = 8;
 
+/// Events of one millisecond, at most: with more, something waits for itself.
+const MOST_AT_ONCE: u64 = 1_000_000;
+
 /// What travels.
 #[derive(Debug, Clone)]
 enum Packet {
@@ -186,8 +189,14 @@ impl<'a> Run<'a> {
             self.clock.plan(delay_ms, Event::Start(member));
         }
         let mut finished_ms = None;
+        let (mut instant_ms, mut at_once) = (0, 0u64);
         while let Some(event) = self.clock.next() {
             let now_ms = self.clock.now_ms();
+            at_once = if now_ms == instant_ms { at_once + 1 } else { 0 };
+            instant_ms = now_ms;
+            if at_once > MOST_AT_ONCE {
+                return Err("time does not go on".to_owned());
+            }
             if finished_ms.is_none() && self.all_finished() {
                 finished_ms = Some(now_ms);
             }
@@ -231,9 +240,10 @@ impl<'a> Run<'a> {
                 self.clock.plan(trouble.until_ms - self.clock.now_ms(), Event::Start(trouble.member));
                 Ok(())
             }
-            Event::Flushed(member, life, step) if self.lives(member, life) => {
+            Event::Flushed(member, life, step) if self.members[member].life == life => {
                 self.members[member].flushes_until_ms = None;
-                if self.flush(member) { self.carry_on(member, step) } else { Ok(()) }
+                // a liar whose machine has failed has nothing more to do
+                if self.lives(member, life) && self.flush(member) { self.carry_on(member, step) } else { Ok(()) }
             }
             Event::Later(member, life, input) if self.lives(member, life) => self.step(member, input),
             Event::Start(member) => self.start(member),
