@@ -63,6 +63,8 @@ const FOLDER_PREFIX: &str = "fedprune-testnet-";
 const LYING_PROGRAM: &str = "fedprune-lying-node";
 /// What tells it how to lie.
 const LIE_VARIABLE: &str = "FEDPRUNE_LIE";
+/// Where all nodes are.
+const LOCALHOST: &str = "127.0.0.1";
 /// Begins every panic of a Rust program.
 const PANIC: &str = "panicked at ";
 
@@ -131,8 +133,11 @@ impl SetUp {
     /// When there is no such testnet, or it could not be set up.
     pub fn new(options: &Options<'_>, observe: Observer<'_>) -> Result<Self, TestnetError> {
         let text = files::read_manifest(options.manifest)?;
-        let mut manifest = Manifest::parse(&text)
-            .map_err(|source| TestnetError::Manifest { path: options.manifest.to_owned(), source })?;
+        let wrong = |source| TestnetError::Manifest { path: options.manifest.to_owned(), source };
+        let mut manifest = Manifest::parse(&text).map_err(wrong)?;
+        if !manifest.link_faults.is_empty() {
+            links::allow_open_files(manifest.silos.len()).map_err(error::at("open links at", LOCALHOST.as_ref()))?;
+        }
         let own = options.manifest.parent().unwrap_or(Path::new("")).to_owned();
         let base = options.base.unwrap_or(&own);
         let folder = Folder { root: files::new_folder(options.folder, FOLDER_PREFIX)? };
@@ -148,9 +153,8 @@ impl SetUp {
         }
 
         let sources = prepare::sources(&manifest, base, &folder.root, options.bundle)?;
-        let spread = u64::from(std::process::id()).wrapping_mul(manifest::MAX_SILOS as u64);
-        let reserved = ports::reserve(manifest.silos.len(), spread)
-            .map_err(error::at("reserve ports of", Path::new("127.0.0.1")))?;
+        let reserved = ports::reserve(manifest.silos.len(), first_port())
+            .map_err(error::at("reserve ports of", LOCALHOST.as_ref()))?;
         let prepared = prepare::prepare(&mut manifest, &sources.model, &folder, &reserved, &program, observe)?;
         let ports = reserved.iter().map(ports::Reserved::port).collect();
         Ok(Self { manifest, sources, prepared, folder, ports })
@@ -244,6 +248,11 @@ pub fn run(options: &Options<'_>, observe: Observer<'_>) -> Result<Report, Testn
 /// What is looked at when all nodes have ended.
 const NOTHING_LEFT: &str = "no node panicked, and no process and no port is left";
 
+/// Where ports are looked for: testnets that start together look elsewhere.
+fn first_port() -> u64 {
+    u64::from(std::process::id()).wrapping_mul(manifest::MAX_SILOS as u64)
+}
+
 impl SetUp {
     /// The links that nodes have instead of dialling each other, if something goes wrong with them.
     fn links(&self) -> Result<Option<Links>, TestnetError> {
@@ -252,7 +261,8 @@ impl SetUp {
         }
         let round = self.prepared.round.id().0;
         let seed = round.0.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        Links::new(&self.ports, seed).map(Some).map_err(error::at("open links at", Path::new("127.0.0.1")))
+        let start = first_port() + self.ports.len() as u64;
+        Links::new(&self.ports, start, seed).map(Some).map_err(error::at("open links at", LOCALHOST.as_ref()))
     }
 
     /// What nodes left that nothing may be left of: panics, processes, ports.
@@ -267,7 +277,8 @@ impl SetUp {
         loop {
             // a kill is certain, and not instantaneous
             let processes = process::left_of(groups);
-            let ports = ports::taken(self.ports.iter().chain(link_ports).copied());
+            let mut ports = ports::taken(self.ports.iter().copied());
+            ports.extend(ports::taken_for_tcp(link_ports.iter().copied()));
             if processes.is_empty() && ports.is_empty() {
                 return None;
             }

@@ -376,6 +376,23 @@ fn a_transcript_that_is_not_verified_fails() {
     assert!(fake.reason("").contains("code 12"));
 }
 
+/// Links are TCP: what somebody else has at the same number for UDP is not theirs.
+#[test]
+fn a_udp_socket_at_the_port_of_a_link_is_nothing_that_is_left() {
+    let fake = Fake::new();
+    let others = RefCell::new(None);
+    let take = || {
+        if others.borrow().is_none() {
+            let log = fs::read_to_string(fake.path("out/logs/beta.log")).unwrap_or_default();
+            let port = log.split("--dial alpha=/ip4/127.0.0.1/tcp/").nth(1).and_then(|rest| rest.split(' ').next());
+            *others.borrow_mut() = port.map(|port| std::net::UdpSocket::bind(format!("127.0.0.1:{port}")).unwrap());
+        }
+        false
+    };
+    let report = fake.run_until("[[perturb]]\nwhat = \"delay\"\ndelay_ms = 5\n", &take).unwrap();
+    assert!(report.passed && others.borrow().is_some(), "{report:#?}");
+}
+
 #[test]
 fn findings_are_those_that_are_expected() {
     let fake = Fake::new();

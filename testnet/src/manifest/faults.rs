@@ -184,7 +184,8 @@ impl What {
             Self::Restart => &["height", "view", "event", "after_ms", "restart_after_ms"],
             Self::Pause => &["height", "view", "event", "after_ms", "for_ms"],
             Self::DiskFull => &["file_bytes", "restart_after_ms"],
-            Self::Disconnect => &["to", "one_way", "event", "after_ms", "for_ms"],
+            // a connection that breaks breaks both ways
+            Self::Disconnect => &["to", "event", "after_ms", "for_ms"],
             Self::Partition => &["to", "groups", "one_way", "event", "after_ms", "for_ms"],
             Self::Delay => &["to", "one_way", "event", "after_ms", "for_ms", "delay_ms"],
             Self::Loss => &["to", "one_way", "event", "after_ms", "for_ms", "loss_per_mille"],

@@ -229,6 +229,7 @@ fn perturbations_that_cannot_be_name_their_key() {
         ("what = \"slow\"\nbytes_per_second = 1000\nrestart_after_ms = 1", "`restart_after_ms` does not go with"),
         ("what = \"delay\"\ndelay_ms = 1\nwho = \"c\"", "no silo is called `c`"),
         ("what = \"delay\"\ndelay_ms = 1\none_way = true", "give `who`"),
+        ("what = \"disconnect\"\nwho = \"a\"\none_way = true", "`one_way` does not go with"),
         ("what = \"delay\"\ndelay_ms = 1\nwho = \"a\"\nto = [\"a\"]", "no link is between"),
         ("what = \"delay\"\ndelay_ms = 1\nevent = \"ballot\"\nafter_ms = 1", "not both"),
         ("what = \"delay\"\ndelay_ms = 1\nfor_ms = 86400001", "more than a day"),
