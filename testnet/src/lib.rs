@@ -268,9 +268,11 @@ impl SetUp {
     /// What nodes left that nothing may be left of: panics, processes, ports.
     fn left_behind(&self, groups: &[u32], link_ports: &[u16]) -> Option<(Option<usize>, String)> {
         for (number, silo) in self.manifest.silos.iter().enumerate() {
-            let said = files::read_from(&self.folder.logs(&silo.name).errors, 0);
-            if String::from_utf8_lossy(&said).contains(PANIC) {
-                return Some((Some(number), format!("the node of silo `{}` panicked", silo.name)));
+            let log = self.folder.logs(&silo.name).errors;
+            match files::holds(&log, PANIC) {
+                Ok(false) => {}
+                Ok(true) => return Some((Some(number), format!("the node of silo `{}` panicked", silo.name))),
+                Err(error) => return Some((Some(number), format!("{error}, which may hold a panic"))),
             }
         }
         let started = std::time::Instant::now();

@@ -431,6 +431,9 @@ fn expectations(document: ExpectDocument, silos: &[Silo]) -> Result<Expect, Mani
             "an abandoned or stalled round has no mask: remove `mask_root`, `contributors` and `contributors_include`",
         ));
     }
+    if document.outcome == Outcome::Stalled && document.fault_named.is_some() {
+        return Err(wrong("expect: fault_named", "a stalled round leaves no transcript to the auditor: remove it"));
+    }
     if !silos.iter().any(Silo::must_finish) {
         return Err(wrong("silo", "no node is left that could finish: let one run undisturbed"));
     }

@@ -376,6 +376,37 @@ fn a_transcript_that_is_not_verified_fails() {
     assert!(fake.reason("").contains("code 12"));
 }
 
+#[test]
+fn a_panic_is_found_wherever_it_is_in_a_long_log() {
+    let fake = Fake::new();
+    fake.node(
+        "gamma",
+        "echo \"thread 'main' panicked at src/x.rs:1:2\" >&2; head -c 300000 /dev/zero | tr '\\0' x >&2; well",
+    );
+    assert_eq!(fake.reason("").split(" (").next(), Some("the node of silo `gamma` panicked"));
+}
+
+#[test]
+fn whoever_is_accused_in_a_round_that_stalls_counts_too() {
+    let fake = Fake::new();
+    for name in SILOS {
+        fake.node(name, "said listening '\"addresses\": []'; linger");
+    }
+    fake.node("beta", "said shut-out '\"member\": \"alpha\"'; said evidence '\"member\": \"delta\"'; linger");
+    let stalls = |more: &str| format!("[expect]\noutcome = \"stalled\"\nwithin_seconds = 1\n{more}\n");
+    for (more, why) in [
+        ("accused_only = [\"alpha\"]", "it is `alpha`, `delta` (expected: nobody is accused but maybe `alpha`)"),
+        ("shut_out = []", "it is `alpha`"),
+        ("evidence_against = []", "it is `delta`"),
+    ] {
+        let reason = fake.reason(&stalls(more));
+        assert!(reason.contains(why), "{reason}");
+        fs::remove_dir_all(fake.path("out")).unwrap();
+    }
+    let report = fake.run(&stalls("accused_only = [\"alpha\", \"delta\"]\nshut_out = [\"alpha\"]"));
+    assert!(report.passed, "{report:#?}");
+}
+
 /// Links are TCP: what somebody else has at the same number for UDP is not theirs.
 #[test]
 fn a_udp_socket_at_the_port_of_a_link_is_nothing_that_is_left() {

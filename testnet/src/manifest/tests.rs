@@ -248,4 +248,6 @@ fn perturbations_that_cannot_be_name_their_key() {
     assert_eq!(include("\"a\"").unwrap().expect.contributors_include, BTreeSet::from(["a".to_owned()]));
     assert!(include("\"c\"").unwrap_err().to_string().contains("`c` is no silo"));
     assert!(refused("[expect]\noutcome = \"stalled\"\ncontributors_include = [\"a\"]\n").contains("no mask"));
+    assert!(refused("[expect]\noutcome = \"stalled\"\nfault_named = []\n").contains("no transcript"));
+    assert!(with("[expect]\noutcome = \"stalled\"\naccused_only = []\nshut_out = [\"a\"]\n").is_ok());
 }
