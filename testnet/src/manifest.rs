@@ -272,7 +272,6 @@ fn wrong(key: impl Into<String>, problem: impl Into<String>) -> ManifestError {
     ManifestError::Value { key: key.into(), problem: problem.into() }
 }
 
-/// Text that may come from anybody, fit for a message.
 /// Where in a TOML text something is wrong, from 1, and what, on one line.
 pub(crate) fn line_and_message(text: &str, error: &toml::de::Error) -> (usize, String) {
     let start = error.span().map_or(0, |span| span.start);
@@ -280,6 +279,7 @@ pub(crate) fn line_and_message(text: &str, error: &toml::de::Error) -> (usize, S
     (before.iter().filter(|byte| **byte == b'\n').count() + 1, shortened(error.message()))
 }
 
+/// Text that may come from anybody, fit for a message.
 fn shortened(text: &str) -> String {
     text.chars().take(300).map(|char| if char.is_control() { ' ' } else { char }).collect()
 }
