@@ -18,6 +18,8 @@ const TAIL_LINES: usize = 12;
 const TAIL_LINE_CHARS: usize = 300;
 /// Bytes of a log that are searched at a time.
 const SEARCH_BYTES: usize = 64 << 10;
+/// Begins the line with which the program says why it ends.
+const ERROR: &str = "error: ";
 
 /// Where everything lies in the folder of a testnet.
 #[derive(Debug, Clone)]
@@ -137,6 +139,13 @@ pub(crate) fn holds(path: &Path, text: &str) -> Result<bool, TestnetError> {
     search().map_err(at("read", path))
 }
 
+/// The last error that the program had for a log, from a position on.
+pub(crate) fn last_error(path: &Path, position: u64) -> Option<String> {
+    let said = read_from(path, position);
+    let text = String::from_utf8_lossy(&said);
+    text.lines().rev().find(|line| line.starts_with(ERROR)).map(str::to_owned)
+}
+
 /// The last lines of a log, without what would move a terminal's cursor.
 pub(crate) fn last_lines(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
@@ -180,6 +189,16 @@ mod tests {
         }
         assert!(!holds(&folder.path().join("none"), needle).unwrap());
         assert!(holds(folder.path(), needle).is_err());
+    }
+
+    #[test]
+    fn the_last_error_is_that_of_the_last_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let first = "$ fedprune\nerror: one\n";
+        std::fs::write(&path, format!("{first}$ fedprune\nwell\n")).unwrap();
+        assert_eq!(last_error(&path, 0).as_deref(), Some("error: one"));
+        assert_eq!(last_error(&path, first.len() as u64), None);
     }
 
     #[test]

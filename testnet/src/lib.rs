@@ -51,11 +51,11 @@ pub use supervise::Phase;
 
 use files::Folder;
 use judge::{Judge, Judgement};
-use links::Links;
+use links::{Felt, Links};
 use network::Stage;
 use prepare::{Prepared, Sources};
 use program::Program;
-use supervise::{Failure, Record, Supervisor};
+use supervise::{Begun, Failure, Record, Supervisor};
 
 /// How a default folder is called, before its number.
 const FOLDER_PREFIX: &str = "fedprune-testnet-";
@@ -156,6 +156,7 @@ impl SetUp {
         let reserved = ports::reserve(manifest.silos.len(), first_port())
             .map_err(error::at("reserve ports of", LOCALHOST.as_ref()))?;
         let prepared = prepare::prepare(&mut manifest, &sources.model, &folder, &reserved, &program, observe)?;
+        manifest.check_faults().map_err(wrong)?;
         let ports = reserved.iter().map(ports::Reserved::port).collect();
         Ok(Self { manifest, sources, prepared, folder, ports })
     }
@@ -217,6 +218,7 @@ pub fn run(options: &Options<'_>, observe: Observer<'_>) -> Result<Report, Testn
     let links = set_up.links()?;
     let mut ended = run_nodes(&set_up, &program, &options.lying_program(), links.as_ref(), observe)?;
     let link_ports: Vec<u16> = links.iter().flat_map(Links::ports).collect();
+    let felt = links.as_ref().map(Links::felt).unwrap_or_default();
     drop(links);
     let problem = set_up.left_behind(&ended.groups, &link_ports);
     if let (None, Some((silo, reason))) = (&ended.failure, &problem) {
@@ -235,6 +237,7 @@ pub fn run(options: &Options<'_>, observe: Observer<'_>) -> Result<Report, Testn
         None => {
             let mut judgement = judge.compare();
             judgement.checks.push(Check { what: NOTHING_LEFT.to_owned(), problem: None });
+            judgement.checks.extend(disturbances(&ended.begun, &felt));
             observe(Progress::Step("audit and tally by hand"));
             judge.audit(&program, &mut judgement)?;
             let ballots = judge.tally_by_hand(&program, &mut judgement)?;
@@ -247,6 +250,21 @@ pub fn run(options: &Options<'_>, observe: Observer<'_>) -> Result<Report, Testn
 
 /// What is looked at when all nodes have ended.
 const NOTHING_LEFT: &str = "no node panicked, and no process and no port is left";
+
+/// What faults of links came to; one that has not met the round has failed it by now.
+fn disturbances(begun: &[Begun], felt: &Felt) -> Vec<Check> {
+    let began = begun.iter().map(|Begun { name, at, unfinished }| {
+        format!("`{name}` of links began after {:.2} s, when {unfinished} nodes had not finished", at.as_secs_f64())
+    });
+    let Felt { cut, stalled, delayed, lost, slowed } = felt;
+    let felt = (!begun.is_empty()).then(|| {
+        format!(
+            "links have cut {cut} connections, stopped {stalled}, delayed {delayed} segments, lost {lost} and slowed \
+             down {slowed}"
+        )
+    });
+    began.chain(felt).map(|what| Check { what, problem: None }).collect()
+}
 
 /// Where ports are looked for: testnets that start together look elsewhere.
 fn first_port() -> u64 {

@@ -246,13 +246,16 @@ impl Manifest {
             matches!(document.round.get("pruner"), Some(RoundOption::Text(pruner)) if pruner == "magnitude");
         let mut silos = silos(document.silo, !by_magnitude)?;
         let (aggregator_faults, link_faults) = faults::perturbations(document.perturb, &mut silos)?;
-        for silo in &silos {
-            faults::check_faults(silo)?;
-        }
+        silos.iter().try_for_each(faults::check_faults)?;
         let expect = expectations(document.expect, &silos)?;
         check_round(&document.round)?;
         let round = document.round;
         Ok(Self { name: document.name, model, silos, round, aggregator_faults, link_faults, expect })
+    }
+
+    /// Whether the faults of each silo can come one after the other, once it is known which are whose.
+    pub(crate) fn check_faults(&self) -> Result<(), ManifestError> {
+        self.silos.iter().try_for_each(faults::check_faults)
     }
 }
 

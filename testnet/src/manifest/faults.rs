@@ -460,5 +460,20 @@ pub(super) fn check_faults(silo: &Silo) -> Result<(), ManifestError> {
             "only the last kill may be without `restart_after_ms`: nothing is left to kill after it",
         ));
     }
+    for pair in silo.faults.windows(2) {
+        let [Fault { how: How::Pause, .. }, next] = pair else { continue };
+        let next = match &next.when {
+            When::Point(point) => format!("a kill at point `{point}`"),
+            When::Start => "a full disk".to_owned(),
+            When::Event(_) | When::After(_) => continue,
+        };
+        return Err(wrong(
+            format!("silo {}: pause", silo.name),
+            format!(
+                "{next} needs a start of the node, and none is between it and the pause before it: give the pause last, \
+                 or a `restart` between them; a kill may have `event` or `after_ms` instead"
+            ),
+        ));
+    }
     Ok(())
 }
