@@ -28,6 +28,8 @@ use nodes::{Bed, Nodes};
 const FLOOD_MIB: u64 = 32;
 /// Memory that a node may need beyond what it needs without a flood.
 const MEMORY_BYTES: u64 = 150 << 20;
+/// Time that a round may take beyond twice what it takes without a flood, on a machine that has other things to do.
+const SLACK_SECONDS: f64 = 5.0;
 /// Connections of an outsider at a time.
 const OUTSIDERS: usize = 8;
 
@@ -63,7 +65,7 @@ fn compare(what: &str, without: Cost, with: Cost) {
     println!("{what}: {} MiB\n  without {without:?}\n  with    {with:?}", flood_bytes() >> 20);
     let more = with.memory_bytes.saturating_sub(without.memory_bytes);
     assert!(more <= MEMORY_BYTES, "{more} bytes more: {without:?} {with:?}");
-    assert!(with.seconds <= 2.0 * without.seconds, "{without:?} {with:?}");
+    assert!(with.seconds <= 2.0 * without.seconds + SLACK_SECONDS, "{without:?} {with:?}");
 }
 
 /// A round of all but one, which never starts: nothing of it arrives in time, as of a member that is shut out.
@@ -154,6 +156,6 @@ fn a_flood_from_an_outsider() {
     let poured: u64 = outsiders.into_iter().map(|outsider| outsider.join().expect("it pours")).sum();
     assert_eq!(nodes.agree(&honest), whole, "what an outsider does changes no mask");
     println!("poured {} MiB", poured >> 20);
-    assert!(poured > 0);
+    assert!(poured >= flood_bytes() / 4 * 3, "only {poured} of {} bytes", flood_bytes());
     compare("an outsider floods", before, with);
 }

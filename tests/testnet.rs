@@ -112,7 +112,7 @@ fn the_next_aggregator_takes_over() {
 /// 18: two full disks, loss and a partition; 23: a liar that forges, a kill, a partition, two wrong clocks.
 #[test]
 fn drawn_manifests_end_as_they_must() {
-    for (seed, disturbed) in [("18", 2), ("23", 1)] {
+    for (seed, disturbed, links) in [("18", 2, ["`loss`", "`partition`"].as_slice()), ("23", 1, &["`partition`"])] {
         let folder = tempfile::tempdir().expect("a folder");
         let mut command = Command::new(env!("CARGO_BIN_EXE_fedprune-under-test"));
         command.args(["--format", "json", "--quiet", "testnet", "run", "--seed", seed, "--out"]);
@@ -120,6 +120,10 @@ fn drawn_manifests_end_as_they_must() {
         let report = report_of(command, folder.path());
         let faults = report["silos"].as_array().expect("silos").iter().map(|silo| silo["faults"].as_u64());
         assert_eq!(faults.map(|faults| faults.expect("a number")).sum::<u64>(), disturbed, "{report:#}");
+        let checks = report["checks"].as_array().expect("checks").iter().filter_map(|check| check["what"].as_str());
+        let met: Vec<&str> =
+            checks.filter_map(|what| what.split_once(" of links began ")).map(|(name, _)| name).collect();
+        assert_eq!(met, links, "{report:#}");
     }
 }
 

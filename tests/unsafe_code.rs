@@ -18,8 +18,9 @@ const EXPECTED: &[(&str, usize, usize)] = &[
     ("fedprune-mask", 0, 5),
     // bodies are mapped and their pages given back; a disk is asked for its room
     ("fedprune-node", 6, 0),
-    // process groups, signals, what becomes of children and how large their files may grow; waiting for many sockets
-    ("fedprune-testnet", 11, 0),
+    // process groups, signals, what becomes of children, how large files may grow and how many be open; waiting for many
+    // sockets
+    ("fedprune-testnet", 13, 0),
 ];
 
 #[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]

@@ -16,6 +16,10 @@ const TAIL_BYTES: u64 = 16 << 10;
 const TAIL_LINES: usize = 12;
 /// Most characters of a quoted line.
 const TAIL_LINE_CHARS: usize = 300;
+/// Bytes of a log that are searched at a time.
+const SEARCH_BYTES: usize = 64 << 10;
+/// Begins the line with which the program says why it ends.
+const ERROR: &str = "error: ";
 
 /// Where everything lies in the folder of a testnet.
 #[derive(Debug, Clone)]
@@ -113,6 +117,35 @@ pub(crate) fn read_from(path: &Path, position: u64) -> Vec<u8> {
     read().unwrap_or_default()
 }
 
+/// Whether a file holds a text, wherever in it, however long it is; one that is not there does not.
+pub(crate) fn holds(path: &Path, text: &str) -> Result<bool, TestnetError> {
+    let search = || -> std::io::Result<bool> {
+        let mut file = match File::open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            opened => opened?,
+        };
+        let mut bytes = Vec::new();
+        loop {
+            // what a text that goes on would begin with
+            bytes.drain(..bytes.len().saturating_sub(text.len().saturating_sub(1)));
+            if file.by_ref().take(SEARCH_BYTES as u64).read_to_end(&mut bytes)? == 0 {
+                return Ok(false);
+            }
+            if bytes.windows(text.len().max(1)).any(|window| window == text.as_bytes()) {
+                return Ok(true);
+            }
+        }
+    };
+    search().map_err(at("read", path))
+}
+
+/// The last error that the program had for a log, from a position on.
+pub(crate) fn last_error(path: &Path, position: u64) -> Option<String> {
+    let said = read_from(path, position);
+    let text = String::from_utf8_lossy(&said);
+    text.lines().rev().find(|line| line.starts_with(ERROR)).map(str::to_owned)
+}
+
 /// The last lines of a log, without what would move a terminal's cursor.
 pub(crate) fn last_lines(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
@@ -140,6 +173,32 @@ mod tests {
         assert!(quoted.iter().all(|line| line.chars().count() == TAIL_LINE_CHARS && !line.contains('\u{1b}')));
         assert!(read_from(&folder.path().join("none"), 0).is_empty());
         assert_eq!(last_lines(&read_from(&path, 1 << 40)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_text_is_found_wherever_it_is_in_a_long_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let needle = "panicked at ";
+        for before in [0, 1, SEARCH_BYTES - 5, SEARCH_BYTES, 3 * SEARCH_BYTES - 11, 3 * SEARCH_BYTES + 7] {
+            let line = |bytes: usize| "x".repeat(bytes);
+            std::fs::write(&path, format!("{}{needle}{}", line(before), line(200_000))).unwrap();
+            assert!(holds(&path, needle).unwrap(), "{before}");
+            std::fs::write(&path, format!("{}panicked_at {}", line(before), line(200_000))).unwrap();
+            assert!(!holds(&path, needle).unwrap(), "{before}");
+        }
+        assert!(!holds(&folder.path().join("none"), needle).unwrap());
+        assert!(holds(folder.path(), needle).is_err());
+    }
+
+    #[test]
+    fn the_last_error_is_that_of_the_last_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let first = "$ fedprune\nerror: one\n";
+        std::fs::write(&path, format!("{first}$ fedprune\nwell\n")).unwrap();
+        assert_eq!(last_error(&path, 0).as_deref(), Some("error: one"));
+        assert_eq!(last_error(&path, first.len() as u64), None);
     }
 
     #[test]

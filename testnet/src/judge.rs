@@ -162,10 +162,15 @@ impl<'a> Judge<'a> {
     /// # Errors
     /// When a command cannot be run at all.
     pub(crate) fn audit(&self, program: &Program<'_>, judgement: &mut Judgement) -> Result<(), TestnetError> {
-        let (mut equivocators, mut faulty, mut shut_out) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut faulty = BTreeSet::new();
+        // whoever is honest may say so, also in a round that does not end
+        let honest = || self.silos.iter().zip(self.records).filter(|(silo, _)| silo.is_honest());
+        let mut equivocators: BTreeSet<String> =
+            honest().flat_map(|(_, record)| record.evidence_against.iter().cloned()).collect();
+        let shut_out: BTreeSet<String> = honest().flat_map(|(_, record)| record.shut_out.iter().cloned()).collect();
         let mut audited = 0;
         let mut problem: Option<Problem> = None;
-        for (number, silo, record, finished) in self.finished() {
+        for (number, silo, _, finished) in self.finished() {
             let Some(transcript) = &finished.transcript else {
                 problem.get_or_insert((Some(number), format!("silo `{}` names no transcript", silo.name)));
                 continue;
@@ -181,8 +186,6 @@ impl<'a> Judge<'a> {
                     equivocators.insert(member.to_owned());
                 }
             }
-            equivocators.extend(record.evidence_against.iter().cloned());
-            shut_out.extend(record.shut_out.iter().cloned());
             let found = self.audit_problem(&answer, &json, &verdict, finished);
             if let Some(found) = found {
                 problem.get_or_insert((Some(number), format!("the transcript of silo `{}`: {found}", silo.name)));

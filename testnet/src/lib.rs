@@ -51,11 +51,11 @@ pub use supervise::Phase;
 
 use files::Folder;
 use judge::{Judge, Judgement};
-use links::Links;
+use links::{Felt, Links};
 use network::Stage;
 use prepare::{Prepared, Sources};
 use program::Program;
-use supervise::{Failure, Record, Supervisor};
+use supervise::{Begun, Failure, Record, Supervisor};
 
 /// How a default folder is called, before its number.
 const FOLDER_PREFIX: &str = "fedprune-testnet-";
@@ -63,6 +63,8 @@ const FOLDER_PREFIX: &str = "fedprune-testnet-";
 const LYING_PROGRAM: &str = "fedprune-lying-node";
 /// What tells it how to lie.
 const LIE_VARIABLE: &str = "FEDPRUNE_LIE";
+/// Where all nodes are.
+const LOCALHOST: &str = "127.0.0.1";
 /// Begins every panic of a Rust program.
 const PANIC: &str = "panicked at ";
 
@@ -131,8 +133,11 @@ impl SetUp {
     /// When there is no such testnet, or it could not be set up.
     pub fn new(options: &Options<'_>, observe: Observer<'_>) -> Result<Self, TestnetError> {
         let text = files::read_manifest(options.manifest)?;
-        let mut manifest = Manifest::parse(&text)
-            .map_err(|source| TestnetError::Manifest { path: options.manifest.to_owned(), source })?;
+        let wrong = |source| TestnetError::Manifest { path: options.manifest.to_owned(), source };
+        let mut manifest = Manifest::parse(&text).map_err(wrong)?;
+        if !manifest.link_faults.is_empty() {
+            links::allow_open_files(manifest.silos.len()).map_err(error::at("open links at", LOCALHOST.as_ref()))?;
+        }
         let own = options.manifest.parent().unwrap_or(Path::new("")).to_owned();
         let base = options.base.unwrap_or(&own);
         let folder = Folder { root: files::new_folder(options.folder, FOLDER_PREFIX)? };
@@ -148,10 +153,10 @@ impl SetUp {
         }
 
         let sources = prepare::sources(&manifest, base, &folder.root, options.bundle)?;
-        let spread = u64::from(std::process::id()).wrapping_mul(manifest::MAX_SILOS as u64);
-        let reserved = ports::reserve(manifest.silos.len(), spread)
-            .map_err(error::at("reserve ports of", Path::new("127.0.0.1")))?;
+        let reserved = ports::reserve(manifest.silos.len(), first_port())
+            .map_err(error::at("reserve ports of", LOCALHOST.as_ref()))?;
         let prepared = prepare::prepare(&mut manifest, &sources.model, &folder, &reserved, &program, observe)?;
+        manifest.check_faults().map_err(wrong)?;
         let ports = reserved.iter().map(ports::Reserved::port).collect();
         Ok(Self { manifest, sources, prepared, folder, ports })
     }
@@ -213,6 +218,7 @@ pub fn run(options: &Options<'_>, observe: Observer<'_>) -> Result<Report, Testn
     let links = set_up.links()?;
     let mut ended = run_nodes(&set_up, &program, &options.lying_program(), links.as_ref(), observe)?;
     let link_ports: Vec<u16> = links.iter().flat_map(Links::ports).collect();
+    let felt = links.as_ref().map(Links::felt).unwrap_or_default();
     drop(links);
     let problem = set_up.left_behind(&ended.groups, &link_ports);
     if let (None, Some((silo, reason))) = (&ended.failure, &problem) {
@@ -231,6 +237,7 @@ pub fn run(options: &Options<'_>, observe: Observer<'_>) -> Result<Report, Testn
         None => {
             let mut judgement = judge.compare();
             judgement.checks.push(Check { what: NOTHING_LEFT.to_owned(), problem: None });
+            judgement.checks.extend(disturbances(&ended.begun, &felt));
             observe(Progress::Step("audit and tally by hand"));
             judge.audit(&program, &mut judgement)?;
             let ballots = judge.tally_by_hand(&program, &mut judgement)?;
@@ -244,6 +251,26 @@ pub fn run(options: &Options<'_>, observe: Observer<'_>) -> Result<Report, Testn
 /// What is looked at when all nodes have ended.
 const NOTHING_LEFT: &str = "no node panicked, and no process and no port is left";
 
+/// What faults of links came to; one that has not met the round has failed it by now.
+fn disturbances(begun: &[Begun], felt: &Felt) -> Vec<Check> {
+    let began = begun.iter().map(|Begun { name, at, unfinished }| {
+        format!("`{name}` of links began after {:.2} s, when {unfinished} nodes had not finished", at.as_secs_f64())
+    });
+    let Felt { cut, stalled, delayed, lost, slowed } = felt;
+    let felt = (!begun.is_empty()).then(|| {
+        format!(
+            "links have cut {cut} connections, stopped {stalled}, delayed {delayed} segments, lost {lost} and slowed \
+             down {slowed}"
+        )
+    });
+    began.chain(felt).map(|what| Check { what, problem: None }).collect()
+}
+
+/// Where ports are looked for: testnets that start together look elsewhere.
+fn first_port() -> u64 {
+    u64::from(std::process::id()).wrapping_mul(manifest::MAX_SILOS as u64)
+}
+
 impl SetUp {
     /// The links that nodes have instead of dialling each other, if something goes wrong with them.
     fn links(&self) -> Result<Option<Links>, TestnetError> {
@@ -252,22 +279,26 @@ impl SetUp {
         }
         let round = self.prepared.round.id().0;
         let seed = round.0.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        Links::new(&self.ports, seed).map(Some).map_err(error::at("open links at", Path::new("127.0.0.1")))
+        let start = first_port() + self.ports.len() as u64;
+        Links::new(&self.ports, start, seed).map(Some).map_err(error::at("open links at", LOCALHOST.as_ref()))
     }
 
     /// What nodes left that nothing may be left of: panics, processes, ports.
     fn left_behind(&self, groups: &[u32], link_ports: &[u16]) -> Option<(Option<usize>, String)> {
         for (number, silo) in self.manifest.silos.iter().enumerate() {
-            let said = files::read_from(&self.folder.logs(&silo.name).errors, 0);
-            if String::from_utf8_lossy(&said).contains(PANIC) {
-                return Some((Some(number), format!("the node of silo `{}` panicked", silo.name)));
+            let log = self.folder.logs(&silo.name).errors;
+            match files::holds(&log, PANIC) {
+                Ok(false) => {}
+                Ok(true) => return Some((Some(number), format!("the node of silo `{}` panicked", silo.name))),
+                Err(error) => return Some((Some(number), format!("{error}, which may hold a panic"))),
             }
         }
         let started = std::time::Instant::now();
         loop {
             // a kill is certain, and not instantaneous
             let processes = process::left_of(groups);
-            let ports = ports::taken(self.ports.iter().chain(link_ports).copied());
+            let mut ports = ports::taken(self.ports.iter().copied());
+            ports.extend(ports::taken_for_tcp(link_ports.iter().copied()));
             if processes.is_empty() && ports.is_empty() {
                 return None;
             }

@@ -6,19 +6,25 @@
 //! behind it come later, by the time after which TCP sends it again, doubled each time it is lost again; a connection
 //! whose segment is lost too often breaks.
 //!
-//! One thread carries all links. It reads no more than may wait, so that a slow line is felt by the sender.
+//! One thread carries all links. It reads no more than may wait, so that a slow line is felt by the sender. All
+//! connections from one node to another share one line, whichever of the two has dialled.
+
+mod rules;
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::manifest::Disturbance;
 use crate::simulator::Random;
+use crate::{ports, process};
+
+use rules::Rule;
+pub(crate) use rules::{Felt, Rules};
 
 /// Bytes of a segment, as Ethernet carries them.
 const SEGMENT_BYTES: usize = 1460;
@@ -38,69 +44,42 @@ const MAX_CONNECTIONS: usize = 32;
 const IDLE: Duration = Duration::from_millis(500);
 /// How long a connection to a node of this machine may take.
 const CONNECT: Duration = Duration::from_millis(200);
+/// For how long nodes are dialled before connections that are made get their turn.
+const DIALLING: Duration = Duration::from_millis(20);
+/// When connections are taken again after the system has refused one, as it does without open files to give.
+const TAKEN_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// Open files that a link needs: where it is dialled, both sockets of a connection, and the first of the next one.
+const OPEN_FILES: usize = 4;
+/// Open files that the runner needs beside links, by node and in all.
+const OTHER_OPEN_FILES: (usize, usize) = (8, 128);
+/// What poll says when the other side has closed, whatever it has sent before.
+#[cfg(target_os = "linux")]
+const GONE: libc::c_short = libc::POLLRDHUP;
+/// Elsewhere it says so unasked.
+#[cfg(not(target_os = "linux"))]
+const GONE: libc::c_short = 0;
 /// The thread sleeps no shorter.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
-
-/// What happens to bytes in one direction between two nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Rule {
-    cut: bool,
-    stalled: bool,
-    delay: Duration,
-    per_mille: u64,
-    bytes_per_second: Option<u64>,
-}
-
-impl Rule {
-    /// This and another disturbance at once.
-    pub(crate) fn add(&mut self, disturbance: Disturbance) {
-        match disturbance {
-            Disturbance::Cut => self.cut = true,
-            Disturbance::Stall => self.stalled = true,
-            Disturbance::Delay(delay) => self.delay = self.delay.saturating_add(delay),
-            Disturbance::Loss { per_mille } => self.per_mille = self.per_mille.max(per_mille),
-            Disturbance::Slow { bytes_per_second } => {
-                let slower = self.bytes_per_second.map_or(bytes_per_second, |slow| slow.min(bytes_per_second));
-                self.bytes_per_second = Some(slower);
-            }
-        }
-    }
-
-    /// Bytes that may wait in one direction.
-    fn waiting_bytes(&self) -> usize {
-        let Some(rate) = self.bytes_per_second else { return WAITING_BYTES };
-        let waits = self.delay.saturating_add(WAITING_ON_SLOW).as_secs_f64();
-        ((rate as f64 * waits) as usize).clamp(SEGMENT_BYTES, WAITING_BYTES)
-    }
-}
-
-/// The rules of all directions, by sender and receiver.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Rules {
-    nodes: usize,
-    rules: Vec<Rule>,
-}
-
-impl Rules {
-    /// Nothing happens to any byte.
-    pub(crate) fn open(nodes: usize) -> Self {
-        Self { nodes, rules: vec![Rule::default(); nodes * nodes] }
-    }
-
-    /// The rule for what `from` sends `to`.
-    pub(crate) fn of(&mut self, from: usize, to: usize) -> Option<&mut Rule> {
-        self.rules.get_mut(from * self.nodes + to)
-    }
-
-    fn get(&self, from: usize, to: usize) -> Rule {
-        self.rules.get(from * self.nodes + to).copied().unwrap_or_default()
-    }
-}
 
 /// What the thread and its owner share.
 struct Shared {
     rules: Rules,
+    felt: Felt,
     stop: bool,
+}
+
+fn locked(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sees to it that this process may have the open files that links between so many nodes need.
+///
+/// # Errors
+/// When the system does not allow as many, with what to do.
+pub(crate) fn allow_open_files(nodes: usize) -> io::Result<()> {
+    let links = nodes * nodes.saturating_sub(1);
+    let needed = links * OPEN_FILES + nodes * OTHER_OPEN_FILES.0 + OTHER_OPEN_FILES.1;
+    process::allow_open_files(needed as u64, &format!("links between {nodes} nodes"))
 }
 
 /// The links of a testnet; they end when this is dropped.
@@ -113,32 +92,46 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// Links to nodes that listen at these ports of the loopback address; `seed` decides which segments are lost.
+    /// Links to nodes that listen at these ports of the loopback address, dialled at others from `start` on; `seed`
+    /// decides which segments are lost.
     ///
     /// # Errors
-    /// When a port cannot be had.
-    pub(crate) fn new(targets: &[u16], seed: u64) -> io::Result<Self> {
+    /// When a port or a socket cannot be had.
+    pub(crate) fn new(targets: &[u16], start: u64, seed: u64) -> io::Result<Self> {
+        allow_open_files(targets.len())?;
+        Self::between(targets, start, seed)
+    }
+
+    fn between(targets: &[u16], start: u64, seed: u64) -> io::Result<Self> {
         let nodes = targets.len();
-        let (mut ports, mut pumps) = (vec![None; nodes * nodes], Vec::new());
+        let (mut ports, mut links) = (vec![None; nodes * nodes], Vec::new());
+        let mut listeners = ports::listeners(nodes * nodes.saturating_sub(1), start, targets)?.into_iter();
         for (to, target) in targets.iter().enumerate() {
-            for from in (0..nodes).filter(|from| *from != to) {
-                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            for (from, listener) in (0..nodes).filter(|from| *from != to).zip(&mut listeners) {
                 listener.set_nonblocking(true)?;
                 if let Some(slot) = ports.get_mut(from * nodes + to) {
                     *slot = Some(listener.local_addr()?.port());
                 }
                 let target = SocketAddr::from((Ipv4Addr::LOCALHOST, *target));
-                pumps.push(Link { from, to, listener, target, connections: Vec::new() });
+                links.push(Link { from, to, listener, target, connections: Vec::new() });
             }
         }
-        let shared = Arc::new(Mutex::new(Shared { rules: Rules::open(nodes), stop: false }));
+        let shared = Shared { rules: Rules::open(nodes), felt: Felt::default(), stop: false };
+        let shared = Arc::new(Mutex::new(shared));
         let (wake, woken) = UnixStream::pair()?;
         woken.set_nonblocking(true)?;
         wake.set_nonblocking(true)?;
-        let theirs = Arc::clone(&shared);
-        let thread = std::thread::spawn(move || {
-            Pump { links: pumps, shared: theirs, woken, random: Random::named(seed, "links") }.run();
-        });
+        let pump = Pump {
+            links,
+            lines: vec![None; nodes * nodes],
+            shared: Arc::clone(&shared),
+            woken,
+            random: Random::named(seed, "links"),
+            felt: Felt::default(),
+            backwards: false,
+            takes_again: None,
+        };
+        let thread = std::thread::spawn(move || pump.run());
         Ok(Self { shared, ports, nodes, wake, thread: Some(thread) })
     }
 
@@ -152,10 +145,15 @@ impl Links {
         self.ports.iter().copied().flatten()
     }
 
-    /// What happens from now on.
+    /// What happens from now on, to whatever is dialled or sent from now on.
     pub(crate) fn set(&self, rules: Rules) {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner).rules = rules;
+        locked(&self.shared).rules = rules;
         self.wake();
+    }
+
+    /// What faults came to so far.
+    pub(crate) fn felt(&self) -> Felt {
+        locked(&self.shared).felt
     }
 
     fn wake(&self) {
@@ -166,7 +164,7 @@ impl Links {
 
 impl Drop for Links {
     fn drop(&mut self) {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
+        locked(&self.shared).stop = true;
         self.wake();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // it has panicked if it cannot be joined, and its sockets are closed either way
@@ -190,6 +188,8 @@ struct Connection {
     /// From the client to the server.
     there: Direction,
     back: Direction,
+    /// It has stood still.
+    stalled: bool,
 }
 
 /// Bytes on their way.
@@ -197,8 +197,6 @@ struct Connection {
 struct Direction {
     waiting: VecDeque<Segment>,
     waiting_bytes: usize,
-    /// The line is busy until then.
-    busy_until: Option<Instant>,
     /// Nothing arrives before this, since TCP keeps the order.
     last_due: Option<Instant>,
     /// The sender has said everything.
@@ -213,56 +211,139 @@ struct Segment {
     due: Instant,
 }
 
+/// The line from one node to another.
+struct Line<'a> {
+    rule: Rule,
+    /// Until then, when it is slow.
+    busy_until: &'a mut Option<Instant>,
+}
+
 /// The connection is over.
 struct Over;
 
 struct Pump {
     links: Vec<Link>,
+    /// Until when each line is busy, by sender and receiver.
+    lines: Vec<Option<Instant>>,
     shared: Arc<Mutex<Shared>>,
     woken: UnixStream,
     random: Random,
+    felt: Felt,
+    /// Whose turn comes first changes every time.
+    backwards: bool,
+    /// Connections are taken again then.
+    takes_again: Option<Instant>,
+}
+
+/// What everything that is carried in one turn has in common.
+struct Turn<'a> {
+    now: Instant,
+    buffer: &'a mut [u8],
+    random: &'a mut Random,
+    felt: &'a mut Felt,
 }
 
 impl Pump {
     fn run(mut self) {
         let mut buffer = vec![0; READ_BYTES];
+        let shared = Arc::clone(&self.shared);
         loop {
             while self.woken.read(&mut buffer).is_ok_and(|read| read > 0) {}
             let rules = {
-                // held meanwhile: whoever has set other rules is not met by these any more
-                let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+                // held while connections are taken and bytes are carried: what was dialled or sent after other rules
+                // were set is not met by these
+                let shared = locked(&shared);
                 if shared.stop {
                     return;
                 }
-                let (rules, now) = (&shared.rules, Instant::now());
-                for link in &mut self.links {
-                    link.accept(rules);
-                    link.carry(rules, now, &mut buffer, &mut self.random);
-                }
-                rules.clone()
+                self.take(&shared.rules);
+                shared.rules.clone()
             };
-            self.wait(&rules);
+            // not held: this may take long
+            let dialled_all = self.dial(&rules);
+            let rules = {
+                let mut shared = locked(&shared);
+                self.carry(&shared.rules, &mut buffer);
+                shared.felt = self.felt;
+                shared.rules.clone()
+            };
+            self.wait(&rules, dialled_all);
+        }
+    }
+
+    /// Takes the connections that nodes have made.
+    fn take(&mut self, rules: &Rules) {
+        let now = Instant::now();
+        if self.takes_again.is_some_and(|again| now < again) {
+            return;
+        }
+        self.takes_again = None;
+        for link in &mut self.links {
+            if link.take(rules, &mut self.felt).is_err() {
+                // it stays where it is, and would be tried again at once
+                self.takes_again = Some(now + TAKEN_AGAIN_AFTER);
+                return;
+            }
+        }
+    }
+
+    /// Dials the nodes for which connections were let through; false if some have to wait.
+    fn dial(&mut self, rules: &Rules) -> bool {
+        let (began, mut dialled_all) = (Instant::now(), true);
+        for link in &mut self.links {
+            if rules.get(link.from, link.to).stalled || rules.get(link.to, link.from).stalled {
+                continue; // the first packet does not arrive, or its answer does not
+            }
+            link.connections.retain_mut(|connection| {
+                if connection.server.is_some() {
+                    return true;
+                }
+                dialled_all &= began.elapsed() < DIALLING;
+                !dialled_all || connection.dial(link.target).is_ok()
+            });
+        }
+        dialled_all
+    }
+
+    fn carry(&mut self, rules: &Rules, buffer: &mut [u8]) {
+        let Self { links, lines, random, felt, .. } = self;
+        let mut turn = Turn { now: Instant::now(), buffer, random, felt };
+        let mut carry = |link: &mut Link| {
+            let (there, back) = (link.from * rules.nodes + link.to, link.to * rules.nodes + link.from);
+            let Ok([busy_there, busy_back]) = lines.get_disjoint_mut([there, back]) else { return };
+            let mut there = Line { rule: rules.get(link.from, link.to), busy_until: busy_there };
+            let mut back = Line { rule: rules.get(link.to, link.from), busy_until: busy_back };
+            link.carry(&mut there, &mut back, &mut turn);
+        };
+        self.backwards = !self.backwards;
+        if self.backwards {
+            links.iter_mut().rev().for_each(&mut carry);
+        } else {
+            links.iter_mut().for_each(&mut carry);
         }
     }
 
     /// Sleeps until something can be read or written, or is due.
-    fn wait(&self, rules: &Rules) {
+    fn wait(&mut self, rules: &Rules, dialled_all: bool) {
         let mut polled = vec![interest(self.woken.as_raw_fd(), libc::POLLIN)];
-        let (mut next, now) = (IDLE, Instant::now());
+        let (mut next, now) = (if dialled_all { IDLE } else { Duration::ZERO }, Instant::now());
+        if let Some(again) = self.takes_again {
+            next = next.min(again.saturating_duration_since(now));
+        }
         for link in &self.links {
-            polled.push(interest(link.listener.as_raw_fd(), libc::POLLIN));
+            if self.takes_again.is_none() {
+                polled.push(interest(link.listener.as_raw_fd(), libc::POLLIN));
+            }
+            let ways = [(link.from, link.to), (link.to, link.from)].map(|(from, to)| {
+                let busy_until = self.lines.get(from * rules.nodes + to).copied().flatten();
+                (rules.get(from, to), busy_until)
+            });
             for connection in &link.connections {
-                connection.interests(rules.get(link.from, link.to), rules.get(link.to, link.from), &mut polled);
-                for direction in [&connection.there, &connection.back] {
-                    let Some(segment) = direction.waiting.front().filter(|segment| segment.due > now) else { continue };
-                    next = next.min(segment.due - now);
-                }
+                next = next.min(connection.interests(ways, now, &mut polled));
             }
         }
         let timeout = libc::c_int::try_from(next.max(SHORTEST_WAIT).as_millis()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: the pointer and the length are of one live vector of plain structs, which poll fills in.
-        let result = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout) };
-        if result < 0 {
+        if poll(&mut polled, timeout).is_err() {
             std::thread::sleep(SHORTEST_WAIT);
         }
     }
@@ -272,96 +353,162 @@ fn interest(descriptor: RawFd, events: libc::c_short) -> libc::pollfd {
     libc::pollfd { fd: descriptor, events, revents: 0 }
 }
 
+/// Waits at most so many milliseconds for any of these.
+fn poll(polled: &mut [libc::pollfd], timeout: libc::c_int) -> io::Result<()> {
+    // SAFETY: the pointer and the length are of one live slice of plain structs, which poll fills in.
+    let result = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Whether the node at the other end has closed its end. Whoever dials and only stops sending counts as gone, too.
+fn is_gone(socket: &TcpStream) -> bool {
+    let mut polled = [interest(socket.as_raw_fd(), GONE)];
+    poll(&mut polled, 0).is_ok() && polled.iter().any(|socket| socket.revents != 0)
+}
+
 impl Link {
-    fn accept(&mut self, rules: &Rules) {
-        while let Ok((client, _)) = self.listener.accept() {
-            let cut = rules.get(self.from, self.to).cut || rules.get(self.to, self.from).cut;
+    /// Takes the connections that were made.
+    ///
+    /// # Errors
+    /// When one is there and the system does not hand it out, such as without open files.
+    fn take(&mut self, rules: &Rules, felt: &mut Felt) -> io::Result<()> {
+        let cut = rules.get(self.from, self.to).cut || rules.get(self.to, self.from).cut;
+        loop {
+            let client = match self.listener.accept() {
+                Ok((client, _)) => client,
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => return Ok(()),
+                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted => continue,
+                    _ => return Err(error),
+                },
+            };
+            if self.connections.len() >= MAX_CONNECTIONS {
+                self.connections.retain(|connection| connection.server.is_some() || !is_gone(&connection.client));
+            }
+            felt.cut += u64::from(cut);
             let prepared = client.set_nonblocking(true).and_then(|()| client.set_nodelay(true)).is_ok();
             if cut || !prepared || self.connections.len() >= MAX_CONNECTIONS {
                 continue; // dropped, which closes it
             }
             let (there, back) = (Direction::default(), Direction::default());
-            self.connections.push(Connection { client, server: None, there, back });
+            self.connections.push(Connection { client, server: None, there, back, stalled: false });
         }
     }
 
-    fn carry(&mut self, rules: &Rules, now: Instant, buffer: &mut [u8], random: &mut Random) {
-        let (there, back) = (rules.get(self.from, self.to), rules.get(self.to, self.from));
-        let target = self.target;
-        self.connections.retain_mut(|connection| {
-            !(there.cut || back.cut) && connection.carry((there, back), target, now, buffer, random).is_ok()
-        });
+    fn carry(&mut self, there: &mut Line<'_>, back: &mut Line<'_>, turn: &mut Turn<'_>) {
+        if there.rule.cut || back.rule.cut {
+            turn.felt.cut += self.connections.len() as u64;
+            return self.connections.clear();
+        }
+        self.connections.retain_mut(|connection| connection.carry(there, back, turn).is_ok());
+        if !self.connections.is_empty() {
+            self.connections.rotate_left(1); // another is the first next time
+        }
     }
 }
 
 impl Connection {
-    fn interests(&self, there: Rule, back: Rule, polled: &mut Vec<libc::pollfd>) {
-        let now = Instant::now();
-        let mut of = |socket: &TcpStream, reads: (&Direction, Rule), writes: (&Direction, Rule)| {
+    /// Adds what is waited for, by what happens to bytes there and back; returns how long it may be waited at most.
+    fn interests(
+        &self,
+        [there, back]: [(Rule, Option<Instant>); 2],
+        now: Instant,
+        polled: &mut Vec<libc::pollfd>,
+    ) -> Duration {
+        let Some(server) = &self.server else {
+            polled.push(interest(self.client.as_raw_fd(), GONE));
+            return IDLE;
+        };
+        let mut next = IDLE;
+        for (direction, (rule, busy_until)) in [(&self.there, there), (&self.back, back)] {
+            if let Some(segment) = direction.waiting.front().filter(|segment| segment.due > now) {
+                next = next.min(segment.due - now);
+            }
+            let free = free_in(rule, busy_until, now);
+            if direction.takes_more(rule) && !free.is_zero() {
+                next = next.min(free);
+            }
+        }
+        let ends = [
+            (&self.client, (&self.there, there), (&self.back, back)),
+            (server, (&self.back, back), (&self.there, there)),
+        ];
+        for (socket, (reads, (rule, busy_until)), (writes, (other_rule, _))) in ends {
             let mut events = 0;
-            if !reads.0.ended && !reads.1.stalled && reads.0.waiting_bytes < reads.1.waiting_bytes() {
+            if reads.takes_more(rule) && free_in(rule, busy_until, now).is_zero() {
                 events |= libc::POLLIN;
             }
-            if !writes.1.stalled && writes.0.waiting.front().is_some_and(|segment| segment.due <= now) {
+            if !other_rule.stalled && writes.waiting.front().is_some_and(|segment| segment.due <= now) {
                 events |= libc::POLLOUT;
             }
             if events != 0 {
                 polled.push(interest(socket.as_raw_fd(), events));
             }
-        };
-        let Some(server) = &self.server else { return };
-        of(&self.client, (&self.there, there), (&self.back, back));
-        of(server, (&self.back, back), (&self.there, there));
+        }
+        next
     }
 
-    fn carry(
-        &mut self,
-        (there, back): (Rule, Rule),
-        target: SocketAddr,
-        now: Instant,
-        buffer: &mut [u8],
-        random: &mut Random,
-    ) -> Result<(), Over> {
-        if self.server.is_none() {
-            if there.stalled || back.stalled {
-                return Ok(()); // the first packet does not arrive, or its answer does not
-            }
-            let server = TcpStream::connect_timeout(&target, CONNECT).map_err(|_| Over)?;
-            server.set_nonblocking(true).map_err(|_| Over)?;
-            server.set_nodelay(true).map_err(|_| Over)?;
-            self.server = Some(server);
+    fn dial(&mut self, target: SocketAddr) -> Result<(), Over> {
+        let server = TcpStream::connect_timeout(&target, CONNECT).map_err(|_| Over)?;
+        server.set_nonblocking(true).map_err(|_| Over)?;
+        server.set_nodelay(true).map_err(|_| Over)?;
+        self.server = Some(server);
+        Ok(())
+    }
+
+    fn carry(&mut self, there: &mut Line<'_>, back: &mut Line<'_>, turn: &mut Turn<'_>) -> Result<(), Over> {
+        if (there.rule.stalled || back.rule.stalled) && !self.stalled {
+            self.stalled = true;
+            turn.felt.stalled += 1;
         }
-        let Some(server) = &self.server else { return Ok(()) };
-        self.there.carry(&self.client, server, there, now, buffer, random)?;
-        self.back.carry(server, &self.client, back, now, buffer, random)?;
+        let Some(server) = &self.server else {
+            // nobody else would ever learn of it
+            return if is_gone(&self.client) { Err(Over) } else { Ok(()) };
+        };
+        self.there.carry(&self.client, server, there, turn)?;
+        self.back.carry(server, &self.client, back, turn)?;
         if self.there.told && self.back.told { Err(Over) } else { Ok(()) }
     }
 }
 
+/// In how long a line takes more bytes.
+fn free_in(rule: Rule, busy_until: Option<Instant>, now: Instant) -> Duration {
+    let slow = busy_until.filter(|_| rule.bytes_per_second.is_some());
+    slow.map_or(Duration::ZERO, |until| until.saturating_duration_since(now).saturating_sub(WAITING_ON_SLOW))
+}
+
 impl Direction {
+    /// Whether more may be read, as far as this connection goes.
+    fn takes_more(&self, rule: Rule) -> bool {
+        !self.ended && !rule.stalled && self.waiting_bytes < rule.waiting_bytes()
+    }
+
     fn carry(
         &mut self,
         mut from: &TcpStream,
         mut to: &TcpStream,
-        rule: Rule,
-        now: Instant,
-        buffer: &mut [u8],
-        random: &mut Random,
+        line: &mut Line<'_>,
+        turn: &mut Turn<'_>,
     ) -> Result<(), Over> {
+        let rule = line.rule;
         if rule.stalled {
             return Ok(());
         }
-        while !self.ended && self.waiting_bytes < rule.waiting_bytes() {
-            let room = buffer.len().min(rule.waiting_bytes());
-            match from.read(buffer.get_mut(..room).unwrap_or_default()) {
+        let mut left = rule.turn_bytes();
+        while left > 0 && self.takes_more(rule) && free_in(rule, *line.busy_until, turn.now).is_zero() {
+            let room = turn.buffer.len().min(left).min(rule.waiting_bytes());
+            match from.read(turn.buffer.get_mut(..room).unwrap_or_default()) {
                 Ok(0) => self.ended = true,
-                Ok(read) => self.take(buffer.get(..read).unwrap_or_default(), rule, now, random)?,
+                Ok(read) => {
+                    left -= read;
+                    self.take(read, line, turn)?;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return Err(Over),
             }
         }
-        while let Some(segment) = self.waiting.front_mut().filter(|segment| segment.due <= now) {
+        while let Some(segment) = self.waiting.front_mut().filter(|segment| segment.due <= turn.now) {
             match to.write(segment.bytes.get(segment.at..).unwrap_or_default()) {
                 Ok(0) => return Err(Over),
                 Ok(written) => {
@@ -383,20 +530,25 @@ impl Direction {
         Ok(())
     }
 
-    /// Puts bytes on their way.
-    fn take(&mut self, bytes: &[u8], rule: Rule, now: Instant, random: &mut Random) -> Result<(), Over> {
+    /// Puts the first bytes of the buffer on their way.
+    fn take(&mut self, bytes: usize, line: &mut Line<'_>, turn: &mut Turn<'_>) -> Result<(), Over> {
+        let (rule, now) = (line.rule, turn.now);
         let plain = rule.per_mille == 0 && rule.bytes_per_second.is_none();
+        let bytes = turn.buffer.get(..bytes).unwrap_or_default();
         for bytes in bytes.chunks(if plain { READ_BYTES } else { SEGMENT_BYTES }) {
             let mut due = now;
             if let Some(rate) = rule.bytes_per_second {
-                let free = self.busy_until.map_or(now, |until| until.max(now));
+                let free = line.busy_until.map_or(now, |until| until.max(now));
                 due = free + Duration::from_secs_f64(bytes.len() as f64 / rate.max(1) as f64);
-                self.busy_until = Some(due);
+                *line.busy_until = Some(due);
+                turn.felt.slowed += 1;
             }
             due += rule.delay;
+            turn.felt.delayed += u64::from(!rule.delay.is_zero());
             let (mut losses, mut again) = (0, SENT_AGAIN_AFTER);
-            while rule.per_mille > 0 && random.per_mille(rule.per_mille) {
+            while rule.per_mille > 0 && turn.random.per_mille(rule.per_mille) {
                 losses += 1;
+                turn.felt.lost += 1;
                 if losses >= MOST_LOSSES {
                     return Err(Over);
                 }
@@ -413,114 +565,4 @@ impl Direction {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::thread::spawn;
-
-    use super::*;
-
-    /// Two nodes, of which the second sends back what it gets; a connection of the first with it.
-    fn echo(seed: u64) -> (Links, TcpListener) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let target = listener.local_addr().unwrap().port();
-        let echoing = listener.try_clone().unwrap();
-        spawn(move || {
-            while let Ok((stream, _)) = echoing.accept() {
-                spawn(move || {
-                    let (mut from, mut to) = (stream.try_clone().unwrap(), stream);
-                    let _ = io::copy(&mut from, &mut to);
-                    let _ = to.shutdown(Shutdown::Both);
-                });
-            }
-        });
-        (Links::new(&[1, target], seed).unwrap(), listener)
-    }
-
-    fn dial(links: &Links) -> TcpStream {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, links.port(0, 1).unwrap())).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream
-    }
-
-    fn rules(disturb: &[(usize, usize, Disturbance)]) -> Rules {
-        let mut rules = Rules::open(2);
-        for (from, to, disturbance) in disturb {
-            rules.of(*from, *to).unwrap().add(*disturbance);
-        }
-        rules
-    }
-
-    fn there_and_back(stream: &mut TcpStream, bytes: usize) -> Duration {
-        let sent: Vec<u8> = (0..bytes).map(|at| (at * 31 % 251) as u8).collect();
-        let started = Instant::now();
-        let (mut writer, copy) = (stream.try_clone().unwrap(), sent.clone());
-        let writes = spawn(move || writer.write_all(&copy).unwrap());
-        let mut got = vec![0; bytes];
-        stream.read_exact(&mut got).unwrap();
-        writes.join().unwrap();
-        assert!(got == sent, "every byte in its place");
-        started.elapsed()
-    }
-
-    #[test]
-    fn everything_passes_and_ends_as_it_does_without() {
-        let (links, _listener) = echo(1);
-        let mut stream = dial(&links);
-        there_and_back(&mut stream, 3_000_000);
-        stream.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0, "the end is passed on, and the answer to it");
-        let ports: Vec<u16> = links.ports().collect();
-        assert_eq!(ports.len(), 2);
-        drop(links);
-        for port in ports {
-            assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok(), "no port is left");
-        }
-    }
-
-    #[test]
-    fn each_way_is_delayed_by_itself_and_slow_lines_take_their_time() {
-        let (links, _listener) = echo(2);
-        let mut stream = dial(&links);
-        there_and_back(&mut stream, 10);
-        links.set(rules(&[(0, 1, Disturbance::Delay(Duration::from_millis(150)))]));
-        let took = there_and_back(&mut stream, 10);
-        assert!(took >= Duration::from_millis(140), "{took:?}");
-        links.set(rules(&[(1, 0, Disturbance::Slow { bytes_per_second: 100_000 })]));
-        let slow = there_and_back(&mut stream, 50_000);
-        assert!(slow >= Duration::from_millis(450), "{slow:?}");
-        links.set(Rules::open(2));
-        assert!(there_and_back(&mut stream, 50_000) < slow, "and at once again");
-    }
-
-    #[test]
-    fn lost_segments_come_later_and_in_order() {
-        let (links, _listener) = echo(3);
-        let mut stream = dial(&links);
-        links.set(rules(&[(0, 1, Disturbance::Loss { per_mille: 100 })]));
-        let took = there_and_back(&mut stream, 60 * SEGMENT_BYTES);
-        assert!(took >= SENT_AGAIN_AFTER, "{took:?}");
-    }
-
-    #[test]
-    fn a_stalled_link_looks_alive_and_a_cut_one_does_not() {
-        let (links, _listener) = echo(4);
-        let mut stream = dial(&links);
-        there_and_back(&mut stream, 10);
-        links.set(rules(&[(1, 0, Disturbance::Stall)]));
-        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        stream.write_all(b"anybody?").unwrap();
-        let kind = stream.read(&mut [0; 8]).unwrap_err().kind();
-        assert!(matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{kind:?}");
-        links.set(Rules::open(2));
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut late = [0; 8];
-        stream.read_exact(&mut late).unwrap();
-        assert_eq!(&late, b"anybody?", "what waited arrives");
-
-        links.set(rules(&[(0, 1, Disturbance::Cut)]));
-        assert!(matches!(stream.read(&mut late), Ok(0) | Err(_)), "the connection breaks");
-        let mut refused = dial(&links);
-        assert!(matches!(refused.read(&mut late), Ok(0) | Err(_)), "and none is made");
-        links.set(Rules::open(2));
-        there_and_back(&mut dial(&links), 10);
-    }
-}
+mod tests;

@@ -246,13 +246,16 @@ impl Manifest {
             matches!(document.round.get("pruner"), Some(RoundOption::Text(pruner)) if pruner == "magnitude");
         let mut silos = silos(document.silo, !by_magnitude)?;
         let (aggregator_faults, link_faults) = faults::perturbations(document.perturb, &mut silos)?;
-        for silo in &silos {
-            faults::check_faults(silo)?;
-        }
+        silos.iter().try_for_each(faults::check_faults)?;
         let expect = expectations(document.expect, &silos)?;
         check_round(&document.round)?;
         let round = document.round;
         Ok(Self { name: document.name, model, silos, round, aggregator_faults, link_faults, expect })
+    }
+
+    /// Whether the faults of each silo can come one after the other, once it is known which are whose.
+    pub(crate) fn check_faults(&self) -> Result<(), ManifestError> {
+        self.silos.iter().try_for_each(faults::check_faults)
     }
 }
 
@@ -272,7 +275,6 @@ fn wrong(key: impl Into<String>, problem: impl Into<String>) -> ManifestError {
     ManifestError::Value { key: key.into(), problem: problem.into() }
 }
 
-/// Text that may come from anybody, fit for a message.
 /// Where in a TOML text something is wrong, from 1, and what, on one line.
 pub(crate) fn line_and_message(text: &str, error: &toml::de::Error) -> (usize, String) {
     let start = error.span().map_or(0, |span| span.start);
@@ -280,6 +282,7 @@ pub(crate) fn line_and_message(text: &str, error: &toml::de::Error) -> (usize, S
     (before.iter().filter(|byte| **byte == b'\n').count() + 1, shortened(error.message()))
 }
 
+/// Text that may come from anybody, fit for a message.
 fn shortened(text: &str) -> String {
     text.chars().take(300).map(|char| if char.is_control() { ' ' } else { char }).collect()
 }
@@ -430,6 +433,9 @@ fn expectations(document: ExpectDocument, silos: &[Silo]) -> Result<Expect, Mani
             "expect",
             "an abandoned or stalled round has no mask: remove `mask_root`, `contributors` and `contributors_include`",
         ));
+    }
+    if document.outcome == Outcome::Stalled && document.fault_named.is_some() {
+        return Err(wrong("expect: fault_named", "a stalled round leaves no transcript to the auditor: remove it"));
     }
     if !silos.iter().any(Silo::must_finish) {
         return Err(wrong("silo", "no node is left that could finish: let one run undisturbed"));

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use crate::error::{TestnetError, at};
 use crate::events::{self, Named};
+use crate::files;
 use crate::links::{Links, Rules};
 use crate::manifest::LinkFault;
 use crate::process::{self, Group, in_words};
-use crate::supervise::{Action, Failure, Input, Record, Supervisor};
+use crate::supervise::{Action, Begun, Failure, Input, Record, Supervisor};
 use crate::{Observer, Phase, Progress};
 
 /// How often processes are looked at.
@@ -42,6 +43,8 @@ pub(crate) struct Ended {
     pub(crate) took: Duration,
     /// The process groups that nodes had.
     pub(crate) groups: Vec<u32>,
+    /// The faults of links that have begun.
+    pub(crate) begun: Vec<Begun>,
 }
 
 /// What a network is run with.
@@ -67,6 +70,8 @@ type Sender = SyncSender<(usize, u64, Message)>;
 struct Process {
     group: Group,
     number: u64,
+    /// Where its part of the log begins.
+    logs_from: u64,
     silent: bool,
     exit: Option<(ExitStatus, Instant)>,
 }
@@ -124,7 +129,8 @@ pub(crate) fn run(
     let failure = network.supervisor.ended().and_then(Result::err);
     let phases = network.supervisor.phases().map(|(_, phase)| phase.clone()).collect();
     let Network { supervisor, groups, .. } = network;
-    Ok(Ended { records: supervisor.into_records(), phases, failure, took, groups })
+    let begun = supervisor.begun().to_vec();
+    Ok(Ended { records: supervisor.into_records(), phases, failure, took, groups, begun })
 }
 
 impl Network<'_> {
@@ -145,15 +151,15 @@ impl Network<'_> {
             }
         }
         for silo in 0..self.processes.len() {
-            if let Some(status) = self.exit_of(silo)? {
-                self.step(Input::Exited { silo, code: status.code(), status: in_words(status) })?;
+            if let Some((status, error)) = self.exit_of(silo)? {
+                self.step(Input::Exited { silo, code: status.code(), status: in_words(status), error })?;
             }
         }
         if tick { self.step(Input::Tick) } else { Ok(()) }
     }
 
-    /// Takes away a process that has ended, once everything it said was heard.
-    fn exit_of(&mut self, silo: usize) -> Result<Option<ExitStatus>, TestnetError> {
+    /// Takes away a process that has ended, once everything it said was heard; with the last error in its log.
+    fn exit_of(&mut self, silo: usize) -> Result<Option<(ExitStatus, Option<String>)>, TestnetError> {
         let Some(slot) = self.processes.get_mut(silo) else { return Ok(None) };
         let Some(process) = slot else { return Ok(None) };
         if process.exit.is_none() {
@@ -162,8 +168,10 @@ impl Network<'_> {
         }
         match process.exit {
             Some((status, since)) if process.silent || since.elapsed() >= DRAIN_GRACE => {
+                let error =
+                    self.stage.logs.get(silo).and_then(|logs| files::last_error(&logs.errors, process.logs_from));
                 *slot = None;
-                Ok(Some(status))
+                Ok(Some((status, error)))
             }
             _ => Ok(None),
         }
@@ -220,6 +228,7 @@ impl Network<'_> {
             process::limit_files(&mut command, file_bytes);
         }
         writeln!(errors, "$ {}", crate::program::in_words(&command)).map_err(at("write", &logs.errors))?;
+        let logs_from = errors.metadata().map_err(at("read", &logs.errors))?.len();
         // unbuffered: people read along
         let mut log = append(&logs.events)?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
@@ -239,7 +248,7 @@ impl Network<'_> {
                 let _ = sender.send((silo, number, Message::Closed));
             });
         }
-        let process = Process { group, number, silent: false, exit: None };
+        let process = Process { group, number, logs_from, silent: false, exit: None };
         if let Some(slot) = self.processes.get_mut(silo) {
             *slot = Some(process);
         }

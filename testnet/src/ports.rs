@@ -42,33 +42,57 @@ impl Reserved {
 /// # Errors
 /// When none is free, with the last cause.
 pub(crate) fn reserve(count: usize, start: u64) -> io::Result<Vec<Reserved>> {
+    free(count, start, Reserved::of)
+}
+
+/// Listens at `count` TCP ports of the loopback address, none of them among `except`, which others will take.
+///
+/// # Errors
+/// When none is free, with the last cause.
+pub(crate) fn listeners(count: usize, start: u64, except: &[u16]) -> io::Result<Vec<TcpListener>> {
+    free(count, start, |port| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        if except.contains(&listener.local_addr()?.port()) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        Ok(listener)
+    })
+}
+
+/// Takes `count` ports one after the other, passing over those that cannot be taken.
+fn free<T>(count: usize, start: u64, take: impl Fn(u16) -> io::Result<T>) -> io::Result<Vec<T>> {
     let candidates = candidates(std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok().as_deref());
     let mut offset = start;
-    let mut reserved = Vec::with_capacity(count);
+    let mut all = Vec::with_capacity(count);
     for _ in 0..count {
         let mut last_error = None;
         for _ in 0..MAX_TRIES {
-            match Reserved::of(nth(&candidates, offset)) {
-                Ok(port) => {
-                    reserved.push(port);
+            let taken = take(nth(&candidates, offset));
+            offset = offset.wrapping_add(1);
+            match taken {
+                Ok(one) => {
+                    all.push(one);
                     last_error = None;
                     break;
                 }
                 Err(error) => last_error = Some(error),
             }
-            offset = offset.wrapping_add(1);
         }
         if let Some(error) = last_error {
             return Err(error);
         }
-        offset = offset.wrapping_add(1);
     }
-    Ok(reserved)
+    Ok(all)
 }
 
 /// Those of these ports that something holds, for TCP or UDP.
 pub(crate) fn taken(ports: impl IntoIterator<Item = u16>) -> Vec<u16> {
     ports.into_iter().filter(|port| Reserved::of(*port).is_err()).collect()
+}
+
+/// Those of these ports that something holds for TCP.
+pub(crate) fn taken_for_tcp(ports: impl IntoIterator<Item = u16>) -> Vec<u16> {
+    ports.into_iter().filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_err()).collect()
 }
 
 /// The ports to try: below those that the system gives to outgoing connections, which it states as two numbers.
@@ -118,6 +142,29 @@ mod tests {
         let first = reserve(1, 7000).unwrap().remove(0);
         let again = reserve(1, 7000).unwrap().remove(0);
         assert_ne!(first.port(), again.port());
+    }
+
+    #[test]
+    fn listeners_leave_ports_to_others_and_mind_tcp_alone() {
+        let start = u64::from(std::process::id()) * 37 + 3000;
+        let first = listeners(3, start, &[]).unwrap();
+        let ports: Vec<u16> = first.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        assert_eq!(taken_for_tcp(ports.clone()), ports);
+        drop(first);
+        // free, and said to be another's
+        let others = listeners(3, start, &ports).unwrap();
+        let mut all: Vec<u16> = others.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        all.extend(&ports);
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 6);
+        let _udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, ports[0])).unwrap();
+        let is_free = |_| {
+            std::thread::yield_now();
+            taken_for_tcp(ports.clone()).is_empty()
+        };
+        assert!((0..100_000).any(is_free), "{ports:?}");
+        assert!(taken(ports.clone()).contains(&ports[0]));
     }
 
     #[test]

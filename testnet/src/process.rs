@@ -152,6 +152,34 @@ pub fn limit_files(command: &mut Command, file_bytes: u64) {
     unsafe { command.pre_exec(limit) };
 }
 
+/// Sees to it that this process may have `needed` open files, which `whose` are; children inherit that.
+///
+/// # Errors
+/// When the system does not allow as many, with what to do.
+pub(crate) fn allow_open_files(needed: u64, whose: &str) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a struct that lives across the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_cur >= needed as libc::rlim_t {
+        return Ok(());
+    }
+    if limit.rlim_max < needed as libc::rlim_t {
+        return Err(io::Error::other(format!(
+            "{whose} take {needed} open files, and this process may have {} (RLIMIT_NOFILE, the hard limit): raise it \
+             (`ulimit -n {needed}`, as root), or let fewer silos take part",
+            limit.rlim_max
+        )));
+    }
+    limit.rlim_cur = needed as libc::rlim_t;
+    // SAFETY: setrlimit reads one struct that lives across the call.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Processes of these groups that are there and no zombies, where the system tells (Linux), and otherwise none.
 pub fn left_of(groups: &[u32]) -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };

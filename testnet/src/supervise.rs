@@ -1,15 +1,20 @@
 //! What happens to nodes and when, as a state machine: times and what nodes do are inputs, what to do with their
 //! processes is the output. It starts no process and reads no clock.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+mod disturbances;
+mod record;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fedprune_mask::Digest;
 use serde::Serialize;
 
 use crate::events::{Named, NodeEvent};
-use crate::manifest::{Begin, Fault, How, LinkFault, Outcome, Silo, When};
+use crate::manifest::{Fault, How, LinkFault, Outcome, Silo, When};
+
+pub(crate) use disturbances::Begun;
+use disturbances::Disturbances;
+pub(crate) use record::{Finished, OwnBallot, Record};
 
 /// Exit code of a node whose round ended on a mask.
 pub(crate) const EXIT_AGREED: i32 = 0;
@@ -57,6 +62,8 @@ pub(crate) enum Input {
         code: Option<i32>,
         /// In words.
         status: String,
+        /// The last error that it had for its log.
+        error: Option<String>,
     },
 }
 
@@ -113,46 +120,6 @@ pub enum Phase {
     Gone,
 }
 
-/// What one node said, over all its processes.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Record {
-    pub(crate) connected: BTreeSet<String>,
-    /// A ballot by its height and mask; a restarted node says again what it has.
-    pub(crate) ballots: BTreeMap<(u32, Option<Digest>), OwnBallot>,
-    pub(crate) decided: BTreeMap<u32, BTreeSet<String>>,
-    pub(crate) tallied: BTreeMap<u32, Digest>,
-    pub(crate) evidence_against: BTreeSet<String>,
-    /// Members that it shut out.
-    pub(crate) shut_out: BTreeSet<String>,
-    /// Things that went wrong with it, as the manifest has it.
-    pub(crate) faults: usize,
-    pub(crate) kills: usize,
-    pub(crate) finished: Option<Finished>,
-}
-
-/// A ballot of a node's own.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct OwnBallot {
-    pub(crate) bytes: u64,
-    /// Since the start of the process.
-    pub(crate) seconds: f64,
-}
-
-/// What a node said last.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Finished {
-    pub(crate) at: Duration,
-    pub(crate) outcome: Outcome,
-    pub(crate) mask_root: Option<Digest>,
-    pub(crate) transcript: Option<PathBuf>,
-    pub(crate) pruned: Option<PathBuf>,
-    pub(crate) sent_bytes: u64,
-    pub(crate) received_bytes: u64,
-    /// What was sent, by what it was for; known when the node has closed its connections.
-    pub(crate) sent: BTreeMap<String, u64>,
-    pub(crate) peak_memory_bytes: Option<u64>,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Life {
     Absent,
@@ -177,23 +144,16 @@ struct Node {
     must_finish: bool,
     /// When it goes on, with how far it was.
     paused: Option<(Duration, Phase)>,
+    /// The event of its next fault was read while it stood still.
+    due: bool,
     record: Record,
-}
-
-/// How far a fault of links is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Disturbed {
-    NotYet,
-    /// Until this time, or to the end.
-    Now(Option<Duration>),
-    Over,
 }
 
 /// All nodes of a testnet.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     nodes: Vec<Node>,
-    links: Vec<(LinkFault, Disturbed)>,
+    links: Disturbances,
     within: Duration,
     /// Whether no node may finish, and running out of time is how it ends well.
     stalls: bool,
@@ -210,6 +170,7 @@ impl Node {
     fn start(&mut self, silo: usize, now: Duration) -> Action {
         self.life = Life::Running(now);
         self.phase = Phase::Started;
+        self.due = false;
         let next = self.next_fault();
         let point = next.and_then(|fault| match &fault.when {
             When::Point(point) => Some(point.clone()),
@@ -220,6 +181,15 @@ impl Node {
             How::Kill | How::Restart | How::Pause => None,
         });
         Action::Start { silo, fail_at: point.or_else(|| self.fail_at.clone()), file_bytes }
+    }
+
+    /// Whether its process will be ended, so that whatever it says last it says again.
+    fn is_ending(&self) -> bool {
+        self.life == Life::Dying || (self.due && self.next_fault().is_some_and(|fault| fault.how != How::Pause))
+    }
+
+    fn is_late(&self) -> bool {
+        self.must_finish && self.record.finished.is_none()
     }
 
     /// The next fault, whose time has come, begins.
@@ -275,11 +245,12 @@ impl Supervisor {
             honest: silo.is_honest(),
             must_finish: silo.must_finish(),
             paused: None,
+            due: false,
             record: Record::default(),
         });
         Self {
             nodes: nodes.collect(),
-            links: links.iter().map(|fault| (fault.clone(), Disturbed::NotYet)).collect(),
+            links: Disturbances::new(links),
             within,
             stalls: outcome == Outcome::Stalled,
             time_is_over: false,
@@ -295,7 +266,7 @@ impl Supervisor {
         match input {
             Input::Tick => self.tick(now, &mut actions),
             Input::Said { silo, said } => self.said(now, silo, said, &mut actions),
-            Input::Exited { silo, code, status } => self.exited(now, silo, code, &status),
+            Input::Exited { silo, code, status, error } => self.exited(now, silo, (code, &status), error.as_deref()),
         }
         actions
     }
@@ -305,6 +276,9 @@ impl Supervisor {
             if let Some((_, phase)) = node.paused.take_if(|(until, _)| now >= *until) {
                 node.phase = phase;
                 actions.push(Action::Resume { silo });
+                if std::mem::take(&mut node.due) {
+                    node.strike(silo, now, actions);
+                }
             }
             match node.life {
                 Life::Waiting(at) if now >= at => actions.push(node.start(silo, now)),
@@ -319,29 +293,13 @@ impl Supervisor {
                 Life::Absent | Life::Waiting(_) | Life::Running(_) | Life::Dying | Life::Ended => {}
             }
         }
-        self.disturb(now, |fault| matches!(fault.begins, Begin::After(after) if now >= after), actions);
+        let unfinished = self.unfinished();
+        self.links.tick(now, unfinished, actions);
         if now > self.within && !self.all_is_done() {
             if self.stalls && self.failure.is_none() && self.everything_has_happened() {
                 self.time_is_over = true;
             } else {
                 self.fail_for_time();
-            }
-        }
-    }
-
-    /// Begins faults of links that are due, and ends those that are over.
-    fn disturb(&mut self, now: Duration, due: impl Fn(&LinkFault) -> bool, actions: &mut Vec<Action>) {
-        for (number, (fault, disturbed)) in self.links.iter_mut().enumerate() {
-            match *disturbed {
-                Disturbed::NotYet if due(fault) => {
-                    *disturbed = Disturbed::Now(fault.lasts.map(|lasts| now.saturating_add(lasts)));
-                    actions.push(Action::Disturb { fault: number, on: true });
-                }
-                Disturbed::Now(Some(until)) if now >= until => {
-                    *disturbed = Disturbed::Over;
-                    actions.push(Action::Disturb { fault: number, on: false });
-                }
-                Disturbed::NotYet | Disturbed::Now(_) | Disturbed::Over => {}
             }
         }
     }
@@ -356,15 +314,22 @@ impl Supervisor {
             }
         };
         let due = matches!(node.next_fault(), Some(Fault { when: When::Event(event), .. }) if *event == name);
-        if due && matches!(node.life, Life::Running(_)) && node.paused.is_none() {
-            node.strike(silo, now, actions);
+        if due && matches!(node.life, Life::Running(_)) {
+            // what was on its way when it was stopped comes first when it goes on
+            if node.paused.is_some() {
+                node.due = true;
+            } else {
+                node.strike(silo, now, actions);
+            }
         }
-        let begins = |fault: &LinkFault| match &fault.begins {
-            Begin::Event(of, event) => of.is_none_or(|of| of == silo) && *event == name,
-            Begin::After(_) => false,
-        };
-        self.disturb(now, begins, actions);
         self.note(now, silo, event);
+        let unfinished = self.unfinished();
+        self.links.said(now, unfinished, (silo, &name), actions);
+    }
+
+    /// How many of the nodes that must finish have not.
+    fn unfinished(&self) -> usize {
+        self.nodes.iter().filter(|node| node.is_late()).count()
     }
 
     fn note(&mut self, now: Duration, silo: usize, event: NodeEvent) {
@@ -397,7 +362,7 @@ impl Supervisor {
             NodeEvent::Evidence { member } => node.record.evidence_against.extend(member),
             NodeEvent::ShutOut { member } => drop(node.record.shut_out.insert(member)),
             // killed before it said so: it will say so again when it has restarted
-            NodeEvent::Finished { .. } if node.life == Life::Dying => {}
+            NodeEvent::Finished { .. } if node.is_ending() => {}
             NodeEvent::Finished {
                 outcome,
                 mask_root,
@@ -431,6 +396,13 @@ impl Supervisor {
                         in_words(fault)
                     );
                     self.fail(Some(silo), reason);
+                }
+                if let (0, Some(missing)) = (self.unfinished(), self.links.missing()) {
+                    let reason = format!(
+                        "every node had finished before links were {missing}: let that begin earlier, so that it meets \
+                         the round"
+                    );
+                    self.fail(None, reason);
                 }
             }
             // what others were still given after it had finished
@@ -466,7 +438,7 @@ impl Supervisor {
         }
     }
 
-    fn exited(&mut self, now: Duration, silo: usize, code: Option<i32>, status: &str) {
+    fn exited(&mut self, now: Duration, silo: usize, (code, status): (Option<i32>, &str), error: Option<&str>) {
         let Some(node) = self.nodes.get_mut(silo) else { return };
         node.paused = None;
         if let Some(finished) = &node.record.finished {
@@ -499,7 +471,18 @@ impl Supervisor {
             }
             Life::Dying => node.killed(now),
             Life::Running(_) if at_point && code.is_none() => node.killed(now),
-            Life::Running(_) if full && code == Some(EXIT_FAILED) => node.killed(now),
+            Life::Running(_) if full && code == Some(EXIT_FAILED) => {
+                if error.is_some_and(says_what_had_no_room) {
+                    return node.killed(now);
+                }
+                let reason = format!(
+                    "the node of silo `{}` has a full disk and ended with {status} without an error that says what was \
+                     not written for lack of room; it said: {}",
+                    node.name,
+                    error.unwrap_or("nothing")
+                );
+                self.fail(Some(silo), reason);
+            }
             Life::Running(_) => {
                 node.life = Life::Ended;
                 node.phase = Phase::Gone;
@@ -530,10 +513,9 @@ impl Supervisor {
     }
 
     fn fail_for_time(&mut self) {
-        let late = |node: &Node| node.must_finish && node.record.finished.is_none();
-        let first = self.nodes.iter().position(late);
+        let first = self.nodes.iter().position(Node::is_late);
         let names: Vec<String> =
-            self.nodes.iter().filter(|node| late(node)).map(|node| format!("`{}`", node.name)).collect();
+            self.nodes.iter().filter(|node| node.is_late()).map(|node| format!("`{}`", node.name)).collect();
         let what = match names.as_slice() {
             [] => "something that the manifest asks for has not happened".to_owned(),
             [one] => format!("silo {one} has not finished"),
@@ -545,13 +527,11 @@ impl Supervisor {
 
     /// Whether every fault has begun.
     fn everything_has_happened(&self) -> bool {
-        self.nodes.iter().all(|node| node.next_fault().is_none())
-            && self.links.iter().all(|(_, disturbed)| *disturbed != Disturbed::NotYet)
+        self.nodes.iter().all(|node| node.next_fault().is_none()) && self.links.missing().is_none()
     }
 
     fn all_is_done(&self) -> bool {
-        let finished = |node: &Node| !node.must_finish || node.record.finished.is_some();
-        self.time_is_over || (!self.stalls && self.everything_has_happened() && self.nodes.iter().all(finished))
+        self.time_is_over || (!self.stalls && self.everything_has_happened() && self.unfinished() == 0)
     }
 
     /// How it ended, if it has: well when every node that must finish has, and everything that should go wrong did.
@@ -567,10 +547,20 @@ impl Supervisor {
         self.nodes.iter().map(|node| (node.name.as_str(), &node.phase))
     }
 
+    /// The faults of links that have begun.
+    pub(crate) fn begun(&self) -> &[Begun] {
+        self.links.begun()
+    }
+
     /// What each node said.
     pub(crate) fn into_records(self) -> Vec<Record> {
         self.nodes.into_iter().map(|node| node.record).collect()
     }
+}
+
+/// Whether an error says that a file may not grow, and what that file is.
+fn says_what_had_no_room(error: &str) -> bool {
+    error.contains(&format!("(os error {})", libc::EFBIG)) && (error.contains('`') || error.contains("the index"))
 }
 
 fn in_words(fault: &Fault) -> String {

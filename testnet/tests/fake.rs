@@ -377,6 +377,100 @@ fn a_transcript_that_is_not_verified_fails() {
 }
 
 #[test]
+fn a_panic_is_found_wherever_it_is_in_a_long_log() {
+    let fake = Fake::new();
+    fake.node(
+        "gamma",
+        "echo \"thread 'main' panicked at src/x.rs:1:2\" >&2; head -c 300000 /dev/zero | tr '\\0' x >&2; well",
+    );
+    assert_eq!(fake.reason("").split(" (").next(), Some("the node of silo `gamma` panicked"));
+}
+
+#[test]
+fn a_full_disk_is_known_by_the_error_that_names_the_file() {
+    let fake = Fake::new();
+    let script = |error: &str| format!("case $(ulimit -f) in unlimited) well ;; *) echo '{error}' >&2; exit 1 ;; esac");
+    let full = "[[perturb]]\nwhat = \"disk-full\"\nwho = \"beta\"\nfile_bytes = 8192\nrestart_after_ms = 1\n";
+    fake.node("beta", &script("error: cannot write `0000` of the log: File too large (os error 27)"));
+    let report = fake.run(full);
+    assert!(report.passed && report.silos[1].faults == 1, "{report:#?}");
+    fs::remove_dir_all(fake.path("out")).unwrap();
+    fake.node("beta", &script("error: the clock has stopped"));
+    let reason = fake.reason(full);
+    assert!(reason.contains("silo `beta` has a full disk") && reason.contains("the clock has stopped"), "{reason}");
+}
+
+#[test]
+fn whoever_is_accused_in_a_round_that_stalls_counts_too() {
+    let fake = Fake::new();
+    for name in SILOS {
+        fake.node(name, "said listening '\"addresses\": []'; linger");
+    }
+    fake.node("beta", "said shut-out '\"member\": \"alpha\"'; said evidence '\"member\": \"delta\"'; linger");
+    let stalls = |more: &str| format!("[expect]\noutcome = \"stalled\"\nwithin_seconds = 1\n{more}\n");
+    for (more, why) in [
+        ("accused_only = [\"alpha\"]", "it is `alpha`, `delta` (expected: nobody is accused but maybe `alpha`)"),
+        ("shut_out = []", "it is `alpha`"),
+        ("evidence_against = []", "it is `delta`"),
+    ] {
+        let reason = fake.reason(&stalls(more));
+        assert!(reason.contains(why), "{reason}");
+        fs::remove_dir_all(fake.path("out")).unwrap();
+    }
+    let report = fake.run(&stalls("accused_only = [\"alpha\", \"delta\"]\nshut_out = [\"alpha\"]"));
+    assert!(report.passed, "{report:#?}");
+}
+
+#[test]
+fn links_that_are_disturbed_too_late_fail_at_once() {
+    let fake = Fake::new();
+    let apart = "[[perturb]]\nwhat = \"partition\"\ngroups = [[\"beta\"]]\nfor_ms = 5\n";
+    let reason = fake.reason(&format!("{apart}after_ms = 80000\n"));
+    assert!(
+        reason.starts_with("every node had finished before links were stopped 80000 ms after the start"),
+        "{reason}"
+    );
+    fs::remove_dir_all(fake.path("out")).unwrap();
+    let report = fake.run(apart);
+    assert!(report.passed, "{report:#?}");
+    let checks: Vec<&str> = report.checks.iter().map(|check| check.what.as_str()).collect();
+    assert!(checks.iter().any(|check| check.starts_with("`partition` of links began after 0.")), "{checks:?}");
+    assert!(checks.iter().any(|check| check.starts_with("links have cut 0 connections")), "{checks:?}");
+    // nodes of this program dial at the runner's ports
+    assert!(fake.read("out/logs/beta.log").contains("--dial alpha=/ip4/127.0.0.1/tcp/"));
+}
+
+/// Links are TCP: what somebody else has at the same number for UDP is not theirs.
+#[test]
+fn a_udp_socket_at_the_port_of_a_link_is_nothing_that_is_left() {
+    let fake = Fake::new();
+    let others = RefCell::new(None);
+    let take = || {
+        if others.borrow().is_none() {
+            let log = fs::read_to_string(fake.path("out/logs/beta.log")).unwrap_or_default();
+            let port = log.split("--dial alpha=/ip4/127.0.0.1/tcp/").nth(1).and_then(|rest| rest.split(' ').next());
+            *others.borrow_mut() = port.map(|port| std::net::UdpSocket::bind(format!("127.0.0.1:{port}")).unwrap());
+        }
+        false
+    };
+    let report = fake.run_until("[[perturb]]\nwhat = \"delay\"\ndelay_ms = 5\n", &take).unwrap();
+    assert!(report.passed && others.borrow().is_some(), "{report:#?}");
+}
+
+/// Whose turn it is follows from the round id, so that this is known only then.
+#[test]
+fn what_an_aggregator_cannot_suffer_after_a_pause_is_refused_with_its_name() {
+    let fake = Fake::new();
+    let rotation = Rotation::new(fake.round.id(), Height(0), fake.consortium.quorum());
+    let first = fake.consortium.member(rotation.aggregator(0)).unwrap().name.clone();
+    let more = "[[perturb]]\nwhat = \"pause\"\nwho = \"aggregator\"\nevent = \"joined\"\nfor_ms = 5\n\
+                [[perturb]]\nwho = \"aggregator\"\npoint = \"proposal-written\"\n";
+    let error = fake.run_until(more, &|| false).unwrap_err();
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert!(why.starts_with(&format!("`silo {first}: pause`")) && why.contains("proposal-written"), "{why}");
+}
+
+#[test]
 fn findings_are_those_that_are_expected() {
     let fake = Fake::new();
     let findings = r#"[{"member": "beta", "fault": "equivocation"}, {"member": "gamma", "fault": "wrong-mask-root"}]"#;

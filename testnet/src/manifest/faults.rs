@@ -184,7 +184,8 @@ impl What {
             Self::Restart => &["height", "view", "event", "after_ms", "restart_after_ms"],
             Self::Pause => &["height", "view", "event", "after_ms", "for_ms"],
             Self::DiskFull => &["file_bytes", "restart_after_ms"],
-            Self::Disconnect => &["to", "one_way", "event", "after_ms", "for_ms"],
+            // a connection that breaks breaks both ways
+            Self::Disconnect => &["to", "event", "after_ms", "for_ms"],
             Self::Partition => &["to", "groups", "one_way", "event", "after_ms", "for_ms"],
             Self::Delay => &["to", "one_way", "event", "after_ms", "for_ms", "delay_ms"],
             Self::Loss => &["to", "one_way", "event", "after_ms", "for_ms", "loss_per_mille"],
@@ -457,6 +458,21 @@ pub(super) fn check_faults(silo: &Silo) -> Result<(), ManifestError> {
         return Err(wrong(
             key,
             "only the last kill may be without `restart_after_ms`: nothing is left to kill after it",
+        ));
+    }
+    for pair in silo.faults.windows(2) {
+        let [Fault { how: How::Pause, .. }, next] = pair else { continue };
+        let next = match &next.when {
+            When::Point(point) => format!("a kill at point `{point}`"),
+            When::Start => "a full disk".to_owned(),
+            When::Event(_) | When::After(_) => continue,
+        };
+        return Err(wrong(
+            format!("silo {}: pause", silo.name),
+            format!(
+                "{next} needs a start of the node, and none is between it and the pause before it: give the pause last, \
+                 or a `restart` between them; a kill may have `event` or `after_ms` instead"
+            ),
         ));
     }
     Ok(())

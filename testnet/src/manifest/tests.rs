@@ -155,6 +155,33 @@ fn kills_say_when_and_can_happen() {
     }
 }
 
+/// A node learns of these when it starts, and a pause does not start it.
+#[test]
+fn what_needs_a_start_does_not_follow_a_pause() {
+    let pause = "[[perturb]]\nwhat = \"pause\"\nwho = \"a\"\nevent = \"joined\"\nfor_ms = 7\n";
+    let kill = "[[perturb]]\nwho = \"a\"\npoint = \"x\"\nrestart_after_ms = 1\n";
+    let full = "[[perturb]]\nwhat = \"disk-full\"\nwho = \"a\"\nfile_bytes = 5000\nrestart_after_ms = 1\n";
+    let restart = "[[perturb]]\nwhat = \"restart\"\nwho = \"a\"\nevent = \"ballot\"\nrestart_after_ms = 1\n";
+    for (next, what) in [(kill, "a kill at point `x`"), (full, "a full disk")] {
+        for before in [pause.to_owned(), format!("{kill}{pause}{pause}")] {
+            let error = refused(&format!("{before}{next}"));
+            assert!(
+                error.starts_with("`silo a: pause`") && error.contains(what) && error.contains("`restart`"),
+                "{error}"
+            );
+        }
+        assert!(with(&format!("{next}{pause}")).is_ok());
+        assert!(with(&format!("{pause}{restart}{next}")).is_ok());
+    }
+    assert!(with(&format!("{pause}{restart}{pause}")).is_ok());
+    // whose they are is known later
+    let of_aggregators = format!("{pause}{kill}").replace("\"a\"", "\"aggregator\"");
+    let mut manifest = with(&of_aggregators).unwrap();
+    manifest.silos[1].faults = manifest.aggregator_faults.drain(..).map(|asked| asked.fault).collect();
+    let error = manifest.check_faults().unwrap_err().to_string();
+    assert!(error.starts_with("`silo b: pause`"), "{error}");
+}
+
 #[test]
 fn an_aggregator_is_named_by_its_turn() {
     let manifest = with("[[perturb]]\nwho = \"aggregator\"\nview = 1\npoint = \"proposal-written\"\n").unwrap();
@@ -229,6 +256,7 @@ fn perturbations_that_cannot_be_name_their_key() {
         ("what = \"slow\"\nbytes_per_second = 1000\nrestart_after_ms = 1", "`restart_after_ms` does not go with"),
         ("what = \"delay\"\ndelay_ms = 1\nwho = \"c\"", "no silo is called `c`"),
         ("what = \"delay\"\ndelay_ms = 1\none_way = true", "give `who`"),
+        ("what = \"disconnect\"\nwho = \"a\"\none_way = true", "`one_way` does not go with"),
         ("what = \"delay\"\ndelay_ms = 1\nwho = \"a\"\nto = [\"a\"]", "no link is between"),
         ("what = \"delay\"\ndelay_ms = 1\nevent = \"ballot\"\nafter_ms = 1", "not both"),
         ("what = \"delay\"\ndelay_ms = 1\nfor_ms = 86400001", "more than a day"),
@@ -247,4 +275,6 @@ fn perturbations_that_cannot_be_name_their_key() {
     assert_eq!(include("\"a\"").unwrap().expect.contributors_include, BTreeSet::from(["a".to_owned()]));
     assert!(include("\"c\"").unwrap_err().to_string().contains("`c` is no silo"));
     assert!(refused("[expect]\noutcome = \"stalled\"\ncontributors_include = [\"a\"]\n").contains("no mask"));
+    assert!(refused("[expect]\noutcome = \"stalled\"\nfault_named = []\n").contains("no transcript"));
+    assert!(with("[expect]\noutcome = \"stalled\"\naccused_only = []\nshut_out = [\"a\"]\n").is_ok());
 }

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::*;
@@ -37,8 +39,13 @@ impl Supervisor {
     }
 
     fn exit(&mut self, at: u64, silo: usize, code: Option<i32>) {
+        self.exit_with(at, silo, code, None);
+    }
+
+    fn exit_with(&mut self, at: u64, silo: usize, code: Option<i32>, error: Option<&str>) {
         let status = code.map_or("signal 9".to_owned(), |code| format!("code {code}"));
-        assert_eq!(self.step(ms(at), Input::Exited { silo, code, status }), []);
+        let error = error.map(str::to_owned);
+        assert_eq!(self.step(ms(at), Input::Exited { silo, code, status, error }), []);
     }
 
     fn finish(&mut self, at: u64, silo: usize) {
@@ -268,6 +275,34 @@ fn a_paused_node_goes_on_and_counts_as_disturbed_once() {
 }
 
 #[test]
+fn what_was_said_before_a_pause_and_read_after_it_begins_the_next_fault_when_it_goes_on() {
+    let pause = "[[perturb]]\nwhat = \"pause\"\nwho = \"b\"\nevent = \"joined\"\nfor_ms = 300";
+    let next = |what: &str| format!("{pause}\n[[perturb]]\nwhat = \"{what}\"\nwho = \"b\"\nevent = \"computing\"");
+    let computing = || json!({"event": "computing"});
+    let mut supervisor = two(&format!("{}\nrestart_after_ms = 10", next("restart")));
+    let _ = supervisor.pass(0);
+    assert_eq!(supervisor.hear(100, 1, json!({"event": "joined"})), [Action::Pause { silo: 1 }]);
+    assert_eq!(supervisor.hear(101, 1, computing()), []);
+    // it has ended before it was stopped, and does so again when it has restarted
+    supervisor.finish(102, 1);
+    assert_eq!(supervisor.pass(400), [Action::Resume { silo: 1 }, Action::Terminate { silo: 1 }]);
+    supervisor.exit(410, 1, Some(130));
+    assert_eq!(supervisor.pass(420), [start(1)]);
+    // what made it restart does not do so twice
+    assert_eq!(supervisor.hear(430, 1, computing()), []);
+    supervisor.finish(500, 0);
+    supervisor.finish(600, 1);
+    assert!(supervisor.is_well());
+
+    let mut supervisor = two(&format!("{}\nfor_ms = 50", next("pause")));
+    let _ = supervisor.pass(0);
+    let _ = supervisor.hear(100, 1, json!({"event": "joined"}));
+    assert_eq!(supervisor.hear(101, 1, computing()), []);
+    assert_eq!(supervisor.pass(400), [Action::Resume { silo: 1 }, Action::Pause { silo: 1 }]);
+    assert_eq!(supervisor.pass(450), [Action::Resume { silo: 1 }]);
+}
+
+#[test]
 fn a_restarted_node_ends_as_one_that_was_asked_to() {
     let about = "[[perturb]]\nwhat = \"restart\"\nwho = \"b\"\nevent = \"joined\"\nrestart_after_ms = 300";
     let mut supervisor = two(about);
@@ -292,11 +327,20 @@ fn a_full_disk_ends_a_node_and_is_gone_when_it_starts_again() {
     let mut supervisor = two(about);
     let full = Action::Start { silo: 1, fail_at: None, file_bytes: Some(5000) };
     assert_eq!(supervisor.pass(0), [start(0), full]);
-    supervisor.exit(100, 1, Some(1));
+    supervisor.exit_with(100, 1, Some(1), Some("error: cannot write `0000` of the log: File too large (os error 27)"));
     assert_eq!(supervisor.pass(400), [start(1)]);
     supervisor.finish(500, 0);
     supervisor.finish(600, 1);
     assert!(supervisor.is_well());
+
+    // whatever else ends it is not the disk, nor is what nobody could look after
+    for error in [None, Some("error: `b` is no member"), Some("error: File too large (os error 27)")] {
+        let mut supervisor = two(about);
+        let _ = supervisor.pass(0);
+        supervisor.exit_with(100, 1, Some(1), error);
+        let reason = supervisor.reason();
+        assert!(reason.contains("full disk") && reason.contains(error.unwrap_or("nothing")), "{reason}");
+    }
 
     let mut supervisor = two(about);
     let _ = supervisor.pass(0);
@@ -315,10 +359,49 @@ fn links_are_disturbed_for_a_time_and_everything_has_to_happen() {
     assert_eq!(supervisor.pass(299), []);
     assert_eq!(supervisor.pass(300), [Action::Disturb { fault: 0, on: false }]);
     supervisor.finish(500, 0);
-    supervisor.finish(500, 1);
-    assert_eq!(supervisor.ended(), None, "the second has not happened");
     assert_eq!(supervisor.hear(600, 1, json!({"event": "joined"})), [Action::Disturb { fault: 1, on: true }]);
+    assert_eq!(supervisor.ended(), None);
+    supervisor.finish(700, 1);
     assert!(supervisor.is_well());
+    let begun = |name, at, unfinished| Begun { name, at: ms(at), unfinished };
+    assert_eq!(supervisor.begun(), [begun("delay", 100, 2), begun("disconnect", 600, 1)]);
+}
+
+#[test]
+fn links_that_are_disturbed_when_every_node_has_finished_have_met_no_round() {
+    let apart = "[[perturb]]\nwhat = \"partition\"\ngroups = [[\"a\"]]\nfor_ms = 9";
+    for (begins, words) in
+        [("after_ms = 2500", "stopped 2500 ms after the start"), ("event = \"weather\"", "stopped at event `weather`")]
+    {
+        let mut supervisor = two(&format!("{apart}\n{begins}"));
+        let _ = supervisor.pass(0);
+        supervisor.finish(500, 0);
+        assert_eq!(supervisor.ended(), None);
+        supervisor.finish(501, 1);
+        // at once: nothing is left to be waited for
+        let reason = supervisor.reason();
+        assert!(reason.starts_with(&format!("every node had finished before links were {words}")), "{reason}");
+    }
+
+    // the end of the first is before that of the last, and the end of the last is not
+    let mut supervisor = two(&format!("{apart}\nevent = \"finished\""));
+    let _ = supervisor.pass(0);
+    let line =
+        json!({"event": "finished", "outcome": "agreed", "mask_root": ROOT, "sent_bytes": 1, "received_bytes": 2});
+    assert_eq!(supervisor.hear(500, 0, line.clone()), [Action::Disturb { fault: 0, on: true }]);
+    supervisor.finish(501, 1);
+    assert!(supervisor.is_well());
+    let mut supervisor = two("[[perturb]]\nwhat = \"disconnect\"\nwho = \"b\"\nevent = \"finished\"");
+    let _ = supervisor.pass(0);
+    supervisor.finish(500, 0);
+    let _ = supervisor.hear(501, 1, line.clone());
+    assert!(supervisor.reason().contains("links were cut at event `finished`"), "{}", supervisor.reason());
+
+    // nobody waits for a node that need not finish
+    let mut supervisor = two(&format!("start = false\n{apart}\nafter_ms = 2500"));
+    let _ = supervisor.pass(0);
+    let _ = supervisor.hear(500, 0, line);
+    assert!(supervisor.reason().starts_with("every node had finished before links were stopped"));
 }
 
 #[test]
