@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use fedprune_federation::document::{self, DocumentError};
 use fedprune_mask::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -155,17 +156,9 @@ pub enum Contributors {
 /// Why a text is no manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
-    /// Larger than any manifest.
-    #[error("it has {0} bytes, more than the {MANIFEST_LIMIT} allowed; give the manifest itself")]
-    TooLarge(usize),
-    /// Not TOML, or with keys or values that a manifest does not have.
-    #[error("line {line}: {message}")]
-    Toml {
-        /// From 1.
-        line: usize,
-        /// What the parser says.
-        message: String,
-    },
+    /// Too large, no TOML, or with keys or values that a manifest does not have.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
     /// A value that may not be.
     #[error("`{key}`: {problem}")]
     Value {
@@ -233,13 +226,7 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`], naming the line or the key.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
-        if text.len() > MANIFEST_LIMIT {
-            return Err(ManifestError::TooLarge(text.len()));
-        }
-        let document: Document = toml::from_str(text).map_err(|error| {
-            let (line, message) = line_and_message(text, &error);
-            ManifestError::Toml { line, message }
-        })?;
+        let document: Document = document::read(text, MANIFEST_LIMIT)?;
         check_name("name", &document.name)?;
         let model = source("model", &document.model, "bundled")?;
         let by_magnitude =
@@ -273,13 +260,6 @@ impl Silo {
 
 fn wrong(key: impl Into<String>, problem: impl Into<String>) -> ManifestError {
     ManifestError::Value { key: key.into(), problem: problem.into() }
-}
-
-/// Where in a TOML text something is wrong, from 1, and what, on one line.
-pub(crate) fn line_and_message(text: &str, error: &toml::de::Error) -> (usize, String) {
-    let start = error.span().map_or(0, |span| span.start);
-    let before = text.as_bytes().get(..start).unwrap_or_default();
-    (before.iter().filter(|byte| **byte == b'\n').count() + 1, shortened(error.message()))
 }
 
 /// Text that may come from anybody, fit for a message.

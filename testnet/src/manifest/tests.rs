@@ -95,7 +95,10 @@ fn names_are_fit_for_folders_and_arguments() {
 
 #[test]
 fn everything_is_bounded() {
-    assert_eq!(Manifest::parse(&" ".repeat(MANIFEST_LIMIT + 1)), Err(ManifestError::TooLarge(MANIFEST_LIMIT + 1)));
+    assert_eq!(
+        Manifest::parse(&" ".repeat(MANIFEST_LIMIT + 1)),
+        Err(DocumentError::TooLarge { bytes: MANIFEST_LIMIT + 1, limit: MANIFEST_LIMIT }.into())
+    );
     let silos =
         |count: usize| (0..count).map(|n| format!("[[silo]]\nname = \"s{n}\"\ndata = [\"x\"]\n")).collect::<String>();
     let manifest = |silos: String| Manifest::parse(&format!("name = \"t\"\nmodel = \"m\"\n{silos}[expect]\n"));
