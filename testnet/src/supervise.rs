@@ -560,7 +560,7 @@ impl Supervisor {
 
 /// Whether an error says that a file may not grow, and what that file is.
 fn says_what_had_no_room(error: &str) -> bool {
-    error.contains(&format!("(os error {})", libc::EFBIG)) && (error.contains('`') || error.contains("the index"))
+    error.contains(&format!("(os error {})", libc::EFBIG)) && error.contains('`')
 }
 
 fn in_words(fault: &Fault) -> String {

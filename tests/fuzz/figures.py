@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""What libFuzzer's log says, as figures: `row TARGET SECONDS CRASHES LOG` one target as a line of JSON, `table FILE` lines from
-standard input as a table, and as JSON in FILE."""
+"""What libFuzzer's log says, as figures: `row TARGET SECONDS COMPUTED CRASHES LOG` one target as a line of JSON (seconds by the
+clock and of processor time), `table FILE` lines from standard input as a table, and as JSON in FILE."""
 
 import json
 import re
 import sys
 
 
-def row(target, seconds, crashes, log):
+def row(target, seconds, computed, crashes, log):
     with open(log, errors="replace") as file:
         text = file.read()
     # `#123 NEW cov: 4 ft: 5 corp: 6/7b …`; the last line has the highest
@@ -19,6 +19,7 @@ def row(target, seconds, crashes, log):
     return {
         "target": target,
         "seconds": int(seconds),
+        "processor_seconds": int(computed),
         "executions": int(total[-1] if total else last[0]),
         "coverage_of_corpus": int(first.group(1)) if first else 0,
         "coverage": int(last[1]),
@@ -33,12 +34,12 @@ def table(rows, path):
     with open(path, "w") as file:
         json.dump(rows, file, indent=2)
         file.write("\n")
-    print("| target | seconds | executions | a second | edges | features | inputs | memory, MB | crashes |")
+    print("| target | seconds, computing | executions | a second | edges | features | inputs | memory, MB | crashes |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     for one in rows:
-        rate = one["executions"] // max(one["seconds"], 1)
+        rate = one["executions"] // max(one["processor_seconds"], 1)
         cells = [
-            one["target"], one["seconds"], f"{one['executions']:,}", f"{rate:,}", f"{one['coverage']:,}",
+            one["target"], one["processor_seconds"], f"{one['executions']:,}", f"{rate:,}", f"{one['coverage']:,}",
             f"{one['features']:,}", f"{one['inputs']:,}", one["peak_memory_mb"], one["crashes"],
         ]
         print("| " + " | ".join(str(cell) for cell in cells) + " |")

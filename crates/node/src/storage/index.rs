@@ -139,9 +139,14 @@ pub enum IndexError {
     /// The file cannot be moved or made.
     #[error(transparent)]
     File(#[from] FileError),
-    /// What it indexes cannot be read.
-    #[error("the index cannot be made again from the log and the bodies")]
-    Rebuild(#[source] Box<dyn Error + Send + Sync>),
+    /// What it indexes cannot be read, or there is no room for it.
+    #[error("`{path}` cannot be made again from the log and the bodies", path = .path.display())]
+    Rebuild {
+        /// The index.
+        path: PathBuf,
+        /// Why not.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// Larger than anything that belongs here.
     #[error("{bytes} bytes are more than the {limit} that an entry of the index may have")]
     TooLarge {
@@ -186,7 +191,7 @@ impl Index {
                 std::fs::rename(path, &moved_to).map_err(failed("move aside", path))?;
                 let (database, _) = usable(path).map_err(|error| match error {
                     Unusable::InUse => IndexError::InUse(path.to_owned()),
-                    Unusable::Damaged(why) => IndexError::Rebuild(why.into()),
+                    Unusable::Damaged(why) => IndexError::Rebuild { path: path.to_owned(), source: why.into() },
                 })?;
                 (database, Found::Damaged { moved_to, why })
             }
@@ -200,7 +205,7 @@ impl Index {
             about.insert("format", FORMAT).map_err(self::database)?;
         }
         if found != Found::Closed {
-            transaction = refill(transaction, rebuild)?;
+            transaction = refill(path, transaction, rebuild)?;
         }
         transaction.commit().map_err(self::database)?;
         Ok((index, found))
@@ -464,6 +469,7 @@ fn usable(path: &Path) -> Result<(Database, bool), Unusable> {
 
 /// Empties all tables but the counters and fills them anew.
 fn refill<E>(
+    path: &Path,
     transaction: WriteTransaction,
     rebuild: impl FnOnce(&mut Update<'_>) -> Result<(), E>,
 ) -> Result<WriteTransaction, IndexError>
@@ -475,7 +481,8 @@ where
     transaction.delete_table(CERTIFICATES).map_err(database)?;
     transaction.delete_table(EVIDENCE).map_err(database)?;
     open_tables(&transaction)?;
-    rebuild(&mut Update(&transaction)).map_err(|error| IndexError::Rebuild(error.into()))?;
+    rebuild(&mut Update(&transaction))
+        .map_err(|error| IndexError::Rebuild { path: path.to_owned(), source: error.into() })?;
     Ok(transaction)
 }
 

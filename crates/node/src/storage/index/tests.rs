@@ -102,7 +102,10 @@ fn a_failed_change_changes_nothing() {
     assert_eq!(index.summary().unwrap(), expected(&[]));
     let broken = |_: &mut Update<'_>| Err("the log is damaged");
     let error = Index::open(&folder.path().join("other.redb"), broken).unwrap_err();
-    assert!(matches!(&error, IndexError::Rebuild(why) if why.to_string() == "the log is damaged"), "{error}");
+    assert!(
+        matches!(&error, IndexError::Rebuild { source, .. } if source.to_string() == "the log is damaged"),
+        "{error}"
+    );
     let (_, found) = Index::open(&folder.path().join("other.redb"), fill).unwrap();
     assert_eq!(found, Found::LeftOpen, "a rebuild that failed is not taken for one that succeeded");
 }
