@@ -3,17 +3,22 @@
 //! Floor: W is read once. Everything is done on magnitudes as they are stored, 16 or 32 bits, with plain
 //! loops over arrays of a fixed size, which vectorise.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{ColumnThresholds, top_level};
 use crate::matrix_mask::MatrixMask;
 use crate::select::rows_per_task;
+use crate::vector::vectorized;
 use crate::weights::{DType, WeightsView};
 
 /// A stored magnitude as an integer that orders as magnitudes do.
 pub(crate) trait Magnitude: Copy + Ord + Default + Send + Sync {
     /// The magnitudes of a stored row.
     fn read(bytes: &[u8], out: &mut [Self]);
+    /// The magnitude of one column of a stored row.
+    fn at(bytes: &[u8], column: u32) -> Self;
     /// From a level, which fits.
     fn of(level: u32) -> Self;
     fn bits(self) -> u32;
@@ -31,6 +36,10 @@ macro_rules! magnitude {
                 for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<$size>().0) {
                     *out = <$integer>::from_le_bytes(*bytes) & (<$integer>::MAX >> 1);
                 }
+            }
+            #[inline(always)]
+            fn at(bytes: &[u8], column: u32) -> Self {
+                <$integer>::from_le_bytes(bytes.as_chunks::<$size>().0[column as usize]) & (<$integer>::MAX >> 1)
             }
             #[inline(always)]
             fn of(level: u32) -> Self {
@@ -140,7 +149,7 @@ impl<T: Magnitude> Levels<T> {
         Self { before, last, after, last_row }
     }
 
-    #[inline]
+    #[inline(always)]
     fn of(&self, row: usize) -> &[T] {
         match row.cmp(&self.last_row) {
             std::cmp::Ordering::Less => &self.before,
@@ -159,21 +168,30 @@ fn expand_as<T: Magnitude>(thresholds: &ColumnThresholds, weights: WeightsView<'
         || vec![T::default(); columns],
         |magnitudes, (task, words)| {
             let first = task * task_rows;
-            for row in first..(first + task_rows).min(rows) {
-                T::read(stored_row(weights, row), magnitudes);
-                let start = (row - first) * columns;
-                let pairs = magnitudes.chunks(64).zip(levels.of(row).chunks(64));
-                for (word, (magnitudes, levels)) in pairs.enumerate() {
-                    or_bits(
-                        words,
-                        start + word * 64,
-                        bits_where(magnitudes, levels, |magnitude, level| magnitude < level),
-                    );
-                }
-            }
+            let task_rows = first..(first + task_rows).min(rows);
+            vectorized(|| expand_rows(&levels, weights, task_rows, magnitudes, words));
         },
     );
     mask
+}
+
+/// Sets the bits of `rows` in their words, of which the first starts with the first row.
+#[inline(always)]
+fn expand_rows<T: Magnitude>(
+    levels: &Levels<T>,
+    weights: WeightsView<'_>,
+    rows: Range<usize>,
+    magnitudes: &mut [T],
+    words: &mut [u64],
+) {
+    let columns = magnitudes.len();
+    for (number, row) in rows.enumerate() {
+        T::read(stored_row(weights, row), magnitudes);
+        let start = number * columns;
+        for (word, (magnitudes, levels)) in magnitudes.chunks(64).zip(levels.of(row).chunks(64)).enumerate() {
+            or_bits(words, start + word * 64, bits_where(magnitudes, levels, |magnitude, level| magnitude < level));
+        }
+    }
 }
 
 /// One above the heaviest pruned and the lightest kept of each column: (low, high).
