@@ -352,14 +352,17 @@ fn range_of(limits: &[Limits<'_>], columns: usize) -> Levels {
     let mut range = Levels::new(columns);
     let strips = range.low.par_chunks_mut(TASK_COLUMNS).zip(range.high.par_chunks_mut(TASK_COLUMNS));
     strips.enumerate().for_each(|(task, (low, high))| {
-        vectorized(|| {
-            for limits in limits {
-                match limits {
-                    Limits::Bracket(scores) => scores.take_in(task * TASK_COLUMNS, low, high),
-                    Limits::Carried(carried) => carried.take_in(task * TASK_COLUMNS, low, high),
+        vectorized(
+            #[inline(always)]
+            || {
+                for limits in limits {
+                    match limits {
+                        Limits::Bracket(scores) => scores.take_in(task * TASK_COLUMNS, low, high),
+                        Limits::Carried(carried) => carried.take_in(task * TASK_COLUMNS, low, high),
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     for carried in limits.iter().filter_map(Limits::carried) {
         for &column in carried.thresholds.split.iter().flat_map(|split| &split.columns) {

@@ -20,8 +20,6 @@ use crate::weights::{DType, WeightsView};
 /// Entries a column, on average, that a histogram may always have, of bf16; f16 has eight times as many levels an octave.
 /// More only in proportion to the matrix.
 const FREE_ENTRIES: u64 = 256;
-/// Entries of a column, on average, from which on it is worth a read of W to leave out levels without weights.
-const WIDE_COLUMN: u64 = 128;
 /// Weights an entry at least, beyond that.
 const WEIGHTS_AN_ENTRY: u64 = 8;
 
@@ -84,7 +82,8 @@ impl Band {
         let (rows, columns) = (weights.rows(), weights.columns());
         let finer = if weights.dtype() == DType::F16 { 8 } else { 1 };
         let most = (FREE_ENTRIES * finer * columns as u64).max((rows * columns) as u64 / WEIGHTS_AN_ENTRY);
-        if range.entries() > WIDE_COLUMN * finer * columns as u64 {
+        if range.entries() > FREE_ENTRIES * finer * columns as u64 {
+            // takes two reads of W, and only few columns can be so wide
             range.clamp(weights);
         }
         if range.entries() > most {
@@ -209,7 +208,10 @@ impl Strip<'_> {
         let rows: Vec<usize> = (0..weights.rows()).step_by(usize::from(u16::MAX)).collect();
         for first_row in rows {
             let rows = first_row..(first_row + usize::from(u16::MAX)).min(weights.rows());
-            below += vectorized(|| self.count_rows(weights, rows, &relative, &mut counts));
+            below += vectorized(
+                #[inline(always)]
+                || self.count_rows(weights, rows, &relative, &mut counts),
+            );
             sums.iter_mut().zip(&mut counts).for_each(|(sum, count)| *sum += u32::from(std::mem::take(count)));
         }
         for column in starts.array_windows::<2>() {
@@ -308,7 +310,10 @@ fn places_as<T: Magnitude>(weights: WeightsView<'_>, cells: &[(u32, u32)], most:
         .into_par_iter()
         .map(|first| {
             let rows = first..(first + task_rows).min(rows);
-            vectorized(|| places_in_rows(weights, rows, &columns, &magnitudes, most))
+            vectorized(
+                #[inline(always)]
+                || places_in_rows(weights, rows, &columns, &magnitudes, most),
+            )
         })
         .collect();
     let places = parts?.concat();

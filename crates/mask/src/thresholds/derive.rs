@@ -27,8 +27,9 @@ use crate::weights::{DType, WeightsView};
 const SAMPLE: usize = 1 << 14;
 /// Standard deviations of a sampled rank on either side.
 const DEVIATIONS: f64 = 6.0;
-/// Scores between which products and quotients of what is stored as bf16 neither overflow nor lose bits in f32.
-const PLAIN_SCORES: Range<f32> = 8.673_617_4e-19..1.152_921_5e18; // 2^-60 to 2^60
+/// Scores that f32 holds and near which products of what is stored as bf16 are exact in it. Norms reach up to 2^127; a product that
+/// overflows is still the greater one.
+const PLAIN_SCORES: Range<f32> = 7.888_609e-31..f32::INFINITY; // from 2^-100
 
 /// Weights from all over a matrix: |W| and column.
 pub(crate) struct Sample {
@@ -71,7 +72,11 @@ impl Sample {
             let mut above = infinity;
             while above - below > resolved {
                 let middle = below + (above - below) / 2;
-                if vectorized(|| count_below(&scores, middle)) <= rank as usize {
+                if vectorized(
+                    #[inline(always)]
+                    || count_below(&scores, middle),
+                ) <= rank as usize
+                {
                     below = middle;
                 } else {
                     above = middle;
@@ -205,12 +210,15 @@ impl Scores {
         let (mut from, mut to) = ([0; STRIP_COLUMNS], [0; STRIP_COLUMNS]);
         for (first, norms) in (0..).step_by(STRIP_COLUMNS).zip(self.norms.chunks(STRIP_COLUMNS)) {
             let (from, to) = (&mut from[..norms.len()], &mut to[..norms.len()]);
-            vectorized(|| {
-                self.first_levels(f64::from(low), first, from);
-                self.first_levels(f64::from(high), first, to);
-                band.steps(first, from);
-                band.steps(first, to);
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    self.first_levels(f64::from(low), first, from);
+                    self.first_levels(f64::from(high), first, to);
+                    band.steps(first, from);
+                    band.steps(first, to);
+                },
+            );
             for ((column, norm), (from, to)) in (first..).zip(norms).zip(from.iter().zip(&*to)) {
                 if from >= to {
                     continue;
@@ -242,7 +250,10 @@ impl Scores {
     fn at(&self, score: f64, magnitude: u32, wanted: Option<u64>) -> Unplaced {
         let mut split_columns = Vec::new();
         let mut levels = vec![0; self.norms.len()];
-        vectorized(|| self.first_levels(score, 0, &mut levels));
+        vectorized(
+            #[inline(always)]
+            || self.first_levels(score, 0, &mut levels),
+        );
         for ((column, norm), level) in (0..).zip(&self.norms).zip(&mut levels) {
             // in a column of zeros every level ties with a score of zero
             let tying = if *norm == 0.0 && score == 0.0 { magnitude } else { *level };
@@ -286,7 +297,10 @@ fn derive_thresholds(norms: Vec<f32>, sparsity: Sparsity, weights: WeightsView<'
     }
     let scores = Scores::new(norms, weights.dtype(), &Sample::of(weights), budget, pool);
     let mut range = Levels::new(weights.columns());
-    vectorized(|| scores.take_in(0, &mut range.low, &mut range.high));
+    vectorized(
+        #[inline(always)]
+        || scores.take_in(0, &mut range.low, &mut range.high),
+    );
     let band = Band::count(weights, range)?;
     let Unplaced { levels, split } = search(&[&scores], &band, budget)?.pop()?;
     let Some(UnplacedSplit { magnitude, columns, wanted }) = split else {
@@ -362,7 +376,7 @@ mod tests {
             for score in asked.into_iter().filter(|score| !score.is_nan()) {
                 let one_by_one: Vec<u32> = (0..columns).map(|column| scores.first_level(column, score)).collect();
                 let mut at_once = vec![0; columns];
-                vectorized(|| scores.first_levels(score, 0, &mut at_once));
+                vectorized(#[inline(always)] || scores.first_levels(score, 0, &mut at_once));
                 prop_assert_eq!(&at_once, &one_by_one, "{}", score);
                 let from = which.index(columns);
                 scores.first_levels(score, from, &mut at_once[from..]);

@@ -169,7 +169,10 @@ fn expand_as<T: Magnitude>(thresholds: &ColumnThresholds, weights: WeightsView<'
         |magnitudes, (task, words)| {
             let first = task * task_rows;
             let task_rows = first..(first + task_rows).min(rows);
-            vectorized(|| expand_rows(&levels, weights, task_rows, magnitudes, words));
+            vectorized(
+                #[inline(always)]
+                || expand_rows(&levels, weights, task_rows, magnitudes, words),
+            );
         },
     );
     mask

@@ -92,7 +92,12 @@ fn ranks(asked: &[(&Scores, f32)], band: &Band) -> Vec<u64> {
     let tasks: Vec<usize> = (0..columns).step_by(task_columns).collect();
     let within = tasks
         .into_par_iter()
-        .map(|first| vectorized(|| ranks_within(asked, band, first, (first + task_columns).min(columns))))
+        .map(|first| {
+            vectorized(
+                #[inline(always)]
+                || ranks_within(asked, band, first, (first + task_columns).min(columns)),
+            )
+        })
         .reduce(
             || vec![0; asked.len()],
             |mut all, part| {

@@ -15,7 +15,12 @@ pub(super) fn are_sound(all: &[&Carried], band: &Band, ties: &Ties, budget: u64)
     let tasks: Vec<usize> = (0..columns).step_by(task_columns).collect();
     let below_levels = tasks
         .into_par_iter()
-        .map(|first| vectorized(|| pruned_within(all, band, first, (first + task_columns).min(columns))))
+        .map(|first| {
+            vectorized(
+                #[inline(always)]
+                || pruned_within(all, band, first, (first + task_columns).min(columns)),
+            )
+        })
         .try_reduce(
             || vec![0; all.len()],
             |mut all, part| {

@@ -26,7 +26,10 @@ impl Steps {
             .into_par_iter()
             .map(|(columns, votes)| {
                 let mut histogram = Histogram::new(total);
-                vectorized(|| count_strip(ballots, band, columns, votes, &mut histogram));
+                vectorized(
+                    #[inline(always)]
+                    || count_strip(ballots, band, columns, votes, &mut histogram),
+                );
                 histogram
             })
             .reduce(|| Histogram::new(total), Histogram::join);
