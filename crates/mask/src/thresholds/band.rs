@@ -257,14 +257,14 @@ impl Strip<'_> {
 }
 
 /// Entries of one strip's histogram: what fits the second-level cache beside the weights that pass.
-const STRIP_ENTRIES: usize = 1 << 16;
+const STRIP_ENTRIES: usize = 1 << 18;
 /// Columns of a strip are a multiple of this, but for the last: the words of passes over rows.
 pub(crate) const STRIP_COLUMNS: usize = 64;
 
 /// Values that lie column by column, from `starts` on, in strips with enough columns for a task.
 fn split_by_columns<'v, T>(mut values: &'v mut [T], starts: &[usize]) -> Vec<(Range<usize>, &'v mut [T])> {
     let (columns, entries) = (starts.len() - 1, values.len());
-    let most = (entries / (4 * rayon::current_num_threads())).min(STRIP_ENTRIES);
+    let most = entries.div_ceil(rayon::current_num_threads()).min(STRIP_ENTRIES);
     let mut strips = Vec::new();
     let mut first = 0;
     while first < columns {
