@@ -12,8 +12,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::kernel::{Magnitude, bits_where, gaps_of_thresholds, stored_row};
-use super::{ColumnThresholds, top_level};
+use super::kernel::{Magnitude, bits_where, extremes, stored_row};
 use crate::vector::vectorized;
 use crate::weights::{DType, WeightsView};
 
@@ -45,7 +44,7 @@ impl Levels {
     /// Leaves out the levels that no weight of the column has. A column that one silo prunes whole and another does
     /// not would span half of all levels otherwise.
     fn clamp(&mut self, weights: WeightsView<'_>) {
-        let (least, past_most) = extremes(weights);
+        let (past_most, least) = extremes(weights);
         for (level, (least, past_most)) in self.low.iter_mut().zip(least.iter().zip(&past_most)) {
             *level = (*level).clamp(*least, *past_most);
         }
@@ -83,7 +82,6 @@ impl Band {
         let finer = if weights.dtype() == DType::F16 { 8 } else { 1 };
         let most = (FREE_ENTRIES * finer * columns as u64).max((rows * columns) as u64 / WEIGHTS_AN_ENTRY);
         if range.entries() > FREE_ENTRIES * finer * columns as u64 {
-            // takes two reads of W, and only few columns can be so wide
             range.clamp(weights);
         }
         if range.entries() > most {
@@ -277,15 +275,6 @@ fn split_by_columns<'v, T>(mut values: &'v mut [T], starts: &[usize]) -> Vec<(Ra
         (first, values) = (end, rest);
     }
     strips
-}
-
-/// The least magnitude of each column, and one more than the greatest.
-fn extremes(weights: WeightsView<'_>) -> (Vec<u32>, Vec<u32>) {
-    // thresholds that keep everything know the lightest kept, and those that prune everything the heaviest
-    let everywhere = |level| ColumnThresholds { levels: vec![level; weights.columns()], split: None };
-    let (_, least) = gaps_of_thresholds(&everywhere(0), weights);
-    let (past_most, _) = gaps_of_thresholds(&everywhere(top_level(weights.dtype())), weights);
-    (least, past_most)
 }
 
 /// The flat indices, ascending, of the weights of given (column, magnitude) *cells*, with the cell's number each;

@@ -220,7 +220,27 @@ fn gaps_of_thresholds_as<T: Magnitude>(
         }
         true
     })
-    .expect("nothing stops this pass")
+    .filter(Ends::are_apart)
+    .expect("nothing stops this pass, and thresholds are column prefixes")
+    .into_levels()
+}
+
+/// One above the heaviest and the lightest weight of each column.
+pub(super) fn extremes(weights: WeightsView<'_>) -> (Vec<u32>, Vec<u32>) {
+    by_size!(weights.dtype(), extremes_as(weights))
+}
+
+fn extremes_as<T: Magnitude>(weights: WeightsView<'_>) -> (Vec<u32>, Vec<u32>) {
+    let extend = |_, magnitudes: &[T], ends: &mut Ends<T>| {
+        for (end, magnitude) in ends.low.iter_mut().zip(magnitudes) {
+            *end = (*end).max(magnitude.next());
+        }
+        for (end, magnitude) in ends.high.iter_mut().zip(magnitudes) {
+            *end = (*end).min(*magnitude);
+        }
+        true
+    };
+    gather(weights, extend).expect("nothing stops this pass").into_levels()
 }
 
 /// As [`gaps_of_thresholds`], of a mask; none as soon as a column prunes a weight that is heavier than one that it
@@ -246,6 +266,8 @@ fn gaps_of_mask_as<T: Magnitude>(mask: &MatrixMask, weights: WeightsView<'_>) ->
         }
         row % CHECKED_ROWS != 0 || ends.are_apart()
     })
+    .filter(Ends::are_apart)
+    .map(Ends::into_levels)
 }
 
 struct Ends<T> {
@@ -259,13 +281,17 @@ impl<T: Magnitude> Ends<T> {
     fn are_apart(&self) -> bool {
         self.low.iter().zip(&self.high).all(|(low, high)| low.bits() <= high.bits() + 1)
     }
+
+    fn into_levels(self) -> (Vec<u32>, Vec<u32>) {
+        (self.low.into_iter().map(T::bits).collect(), self.high.into_iter().map(T::bits).collect())
+    }
 }
 
 /// Runs `row(number, magnitudes, ends)` over all rows on all cores and joins the ends; none if one of them was false.
 fn gather<T: Magnitude>(
     weights: WeightsView<'_>,
     row: impl Fn(usize, &[T], &mut Ends<T>) -> bool + Sync,
-) -> Option<(Vec<u32>, Vec<u32>)> {
+) -> Option<Ends<T>> {
     let (rows, columns) = (weights.rows(), weights.columns());
     let top = T::of(top_level(weights.dtype()));
     let task_rows = rows.div_ceil(2 * rayon::current_num_threads()).max(1);
@@ -284,12 +310,9 @@ fn gather<T: Magnitude>(
             Some(ends)
         })
         .collect();
-    let joined = parts?.into_iter().reduce(|mut all, part| {
+    parts?.into_iter().reduce(|mut all, part| {
         all.low.iter_mut().zip(part.low).for_each(|(low, other)| *low = (*low).max(other));
         all.high.iter_mut().zip(part.high).for_each(|(high, other)| *high = (*high).min(other));
         all
-    })?;
-    joined.are_apart().then(|| {
-        (joined.low.iter().map(|low| low.bits()).collect(), joined.high.iter().map(|high| high.bits()).collect())
     })
 }

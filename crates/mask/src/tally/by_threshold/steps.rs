@@ -104,9 +104,7 @@ fn count_strip(
                 sum += *votes;
                 *votes = sum;
             }
-            for (votes, sums) in votes[1..].iter().zip(band.sums(column).array_windows::<2>()) {
-                histogram.add(*votes, u64::from(sums[1] - sums[0]));
-            }
+            histogram.add_column(&votes[1..], band.sums(column));
         }
     }
 }
@@ -124,11 +122,20 @@ impl Histogram {
         if total <= MAX_TABLE { Self::Table(vec![0; total as usize + 1]) } else { Self::List(Vec::new()) }
     }
 
-    #[inline(always)]
     pub(super) fn add(&mut self, votes: u32, weights: u64) {
         match self {
             Self::Table(table) => table[votes as usize] += weights,
             Self::List(list) => list.push((votes, weights as i64)),
+        }
+    }
+
+    /// Adds the levels of one column.
+    #[inline(always)]
+    fn add_column(&mut self, votes: &[u32], sums: &[u32]) {
+        let levels = votes.iter().zip(sums.array_windows::<2>().map(|sums| sums[1] - sums[0]));
+        match self {
+            Self::Table(table) => levels.for_each(|(votes, weights)| table[*votes as usize] += u64::from(weights)),
+            Self::List(list) => list.extend(levels.map(|(votes, weights)| (*votes, i64::from(weights)))),
         }
     }
 
