@@ -2,8 +2,8 @@
 //!
 //! A Wanda mask of a layer is known once the score T at which its budget runs out is. A sample of the
 //! weights brackets T; one read of W makes the [`Band`] of the levels that the bracket leaves open, for many
-//! silos at once; and in that histogram T is found exactly by halving and interpolating, a pass over the
-//! columns each time. What ties with T goes by |W|, then flat index, as everywhere.
+//! silos at once; and in that histogram [`search`] finds T exactly. What ties with T goes by |W|, then flat
+//! index, as everywhere.
 //!
 //! Scores are the exact products that [`crate::score`] compares. The sample decides only what is read: a bracket that
 //! misses T is noticed, since weights are counted.
@@ -27,8 +27,8 @@ use crate::weights::{DType, WeightsView};
 const SAMPLE: usize = 1 << 14;
 /// Standard deviations of a sampled rank on either side.
 const DEVIATIONS: f64 = 6.0;
-/// Scores that f32 holds and near which products of what is stored as bf16 are exact in it. Norms reach up to 2^127; a product that
-/// overflows is still the greater one.
+/// Scores that f32 holds and near which products of what is stored as bf16 are exact in it. Norms reach up to
+/// 2^127; a product that overflows is still the greater one.
 const PLAIN_SCORES: Range<f32> = 7.888_609e-31..f32::INFINITY; // from 2^-100
 
 /// Weights from all over a matrix: |W| and column.
