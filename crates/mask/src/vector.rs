@@ -5,7 +5,8 @@
 
 use pulp::Arch;
 
-/// Runs `work` compiled for the widest vectors there are; only what is inlined into it profits.
+/// Runs `work` compiled for the widest vectors there are; only what is inlined into it profits. A closure that is more than a
+/// line is inlined for certain only with `#[inline(always)]` before it.
 #[inline]
 pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(work)

@@ -28,6 +28,7 @@ use super::container::Reader;
 use super::error::BallotError;
 use super::range_coder::{Bit, BitTree, Coder, Decoder, Encoder};
 use crate::layout::{Layout, Tap};
+use crate::thresholds::band::STRIP_COLUMNS;
 use crate::thresholds::{ColumnThresholds, Gaps, Split, top_level};
 use crate::weights::DType;
 
@@ -109,22 +110,44 @@ impl Carried {
         self.dtype
     }
 
-    /// The part of a gap that must hold weights for the threshold to be the one written: levels
-    /// from `.0` below it were pruned with one of them at least, and of those up to before `.1` one is kept.
+    /// The part of a gap that must hold weights for the threshold to be the one written, of as many columns as are
+    /// asked for, from `first` on: levels from `low` up to before it were pruned with one of their weights at
+    /// least, and of those up to before `high` one is kept.
     ///
-    /// None where nothing is asked: any threshold does.
-    pub(crate) fn witnesses(&self, column: usize) -> (Option<u32>, Option<u32>) {
-        use std::cmp::Ordering::{Equal, Greater, Less};
-        let level = self.thresholds.levels[column];
-        match self.sides.as_ref().map(|sides| sides[column]) {
-            Some(Equal) => (None, None),
-            Some(Greater) => (Some(level - 1), None),
-            Some(Less) => (None, Some(level + 1)),
-            None if level == 0 || level == top_level(self.dtype) => (None, None),
+    /// Where nothing is asked, since any threshold does, both are the threshold.
+    #[inline(always)]
+    pub(crate) fn witnesses(&self, first: usize, low: &mut [u32], high: &mut [u32]) {
+        use std::cmp::Ordering::{Greater, Less};
+        let levels = &self.thresholds.levels[first..first + low.len()];
+        let ends = low.iter_mut().zip(high);
+        match &self.sides {
             None => {
-                let step = 1 << level.trailing_zeros();
-                (Some(level - step), Some(level + step))
+                let top = top_level(self.dtype);
+                for ((low, high), &level) in ends.zip(levels) {
+                    // its lowest bit; of zero none
+                    let step = if level == top { 0 } else { level & level.wrapping_neg() };
+                    (*low, *high) = (level - step, level + step);
+                }
             }
+            Some(sides) => {
+                for (((low, high), level), side) in ends.zip(levels).zip(&sides[first..]) {
+                    (*low, *high) = (level - u32::from(*side == Greater), level + u32::from(*side == Less));
+                }
+            }
+        }
+    }
+
+    /// Takes in the levels that [`Carried::witnesses`] says, of columns from `first` on.
+    #[inline(always)]
+    pub(crate) fn take_in(&self, first: usize, low: &mut [u32], high: &mut [u32]) {
+        let top = top_level(self.dtype);
+        let (mut from, mut to) = ([0; STRIP_COLUMNS], [0; STRIP_COLUMNS]);
+        let strips = low.chunks_mut(STRIP_COLUMNS).zip(high.chunks_mut(STRIP_COLUMNS));
+        for (first, (low, high)) in (first..).step_by(STRIP_COLUMNS).zip(strips) {
+            let (from, to) = (&mut from[..low.len()], &mut to[..low.len()]);
+            self.witnesses(first, from, to);
+            low.iter_mut().zip(from).for_each(|(low, from)| *low = (*low).min(*from));
+            high.iter_mut().zip(to).for_each(|(high, to)| *high = (*high).max((*to).min(top)));
         }
     }
 
@@ -133,9 +156,11 @@ impl Carried {
         if gaps.split != self.thresholds.split {
             return Err("its split is not that of its mask");
         }
-        for (column, (&low, &high)) in gaps.low.iter().zip(&gaps.high).enumerate() {
-            let (pruned, kept) = self.witnesses(column);
-            if pruned.is_some_and(|from| low <= from) || kept.is_some_and(|to| high >= to) {
+        let (mut from, mut to) = (vec![0; gaps.low.len()], vec![0; gaps.low.len()]);
+        self.witnesses(0, &mut from, &mut to);
+        let witnesses = from.into_iter().zip(to).zip(&self.thresholds.levels);
+        for ((low, high), ((from, to), level)) in gaps.low.iter().zip(&gaps.high).zip(witnesses) {
+            if from < *level && *low <= from || to > *level && *high >= to {
                 return Err("a threshold is not the one that its mask is written with");
             }
         }

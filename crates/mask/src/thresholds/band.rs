@@ -8,27 +8,27 @@
 //! The band is a few per cent of the weights, and its histogram smaller than the mask. It is made for weights of
 //! 16 bits; single precision has too many levels, and is left to those who expand masks.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use super::kernel::{Magnitude, bits_where, gaps_of_thresholds, stored_row};
-use super::{ColumnThresholds, top_level};
+use super::kernel::{Magnitude, bits_where, extremes, stored_row};
+use crate::vector::vectorized;
 use crate::weights::{DType, WeightsView};
 
 /// Entries a column, on average, that a histogram may always have, of bf16; f16 has eight times as many levels an octave.
 /// More only in proportion to the matrix.
 const FREE_ENTRIES: u64 = 256;
-/// Entries of a column, on average, from which on it is worth a read of W to leave out levels without weights.
-const WIDE_COLUMN: u64 = 128;
 /// Weights an entry at least, beyond that.
 const WEIGHTS_AN_ENTRY: u64 = 8;
 
 /// Which levels of each column are of interest: from `low` up to before `high`.
-pub(crate) struct Range {
+pub(crate) struct Levels {
     pub(crate) low: Vec<u32>,
     pub(crate) high: Vec<u32>,
 }
 
-impl Range {
+impl Levels {
     /// Nothing yet.
     pub(crate) fn new(columns: usize) -> Self {
         Self { low: vec![u32::MAX; columns], high: vec![0; columns] }
@@ -44,7 +44,7 @@ impl Range {
     /// Leaves out the levels that no weight of the column has. A column that one silo prunes whole and another does
     /// not would span half of all levels otherwise.
     fn clamp(&mut self, weights: WeightsView<'_>) {
-        let (least, past_most) = extremes(weights);
+        let (past_most, least) = extremes(weights);
         for (level, (least, past_most)) in self.low.iter_mut().zip(least.iter().zip(&past_most)) {
             *level = (*level).clamp(*least, *past_most);
         }
@@ -61,6 +61,8 @@ impl Range {
 /// Cumulative histograms of the weights of one matrix.
 pub(crate) struct Band {
     low: Vec<u32>,
+    /// Levels of each column's range.
+    width: Vec<u32>,
     /// Where a column's sums start in `sums`, and where the last one's end.
     starts: Vec<usize>,
     /// Of each column, for each level of its range and the one after: weights from `low` up to before it.
@@ -72,14 +74,14 @@ pub(crate) struct Band {
 impl Band {
     /// Reads `weights` once, or twice where the range is wide. None where it stays too wide, or weights have
     /// too many levels.
-    pub(crate) fn count(weights: WeightsView<'_>, mut range: Range) -> Option<Self> {
+    pub(crate) fn count(weights: WeightsView<'_>, mut range: Levels) -> Option<Self> {
         if weights.dtype() == DType::F32 {
             return None;
         }
         let (rows, columns) = (weights.rows(), weights.columns());
         let finer = if weights.dtype() == DType::F16 { 8 } else { 1 };
         let most = (FREE_ENTRIES * finer * columns as u64).max((rows * columns) as u64 / WEIGHTS_AN_ENTRY);
-        if range.entries() > WIDE_COLUMN * finer * columns as u64 {
+        if range.entries() > FREE_ENTRIES * finer * columns as u64 {
             range.clamp(weights);
         }
         if range.entries() > most {
@@ -95,52 +97,37 @@ impl Band {
         let low: Vec<u16> = range.low.iter().map(|low| (*low).min(1 << 15) as u16).collect();
         let width: Vec<u16> =
             range.low.iter().zip(&range.high).map(|(low, high)| high.saturating_sub(*low) as u16).collect();
-        // each task has a histogram of its own: together no more than a part of the matrix
-        let most_tasks = (rows * columns / (4 * entries)).clamp(1, rayon::current_num_threads());
-        let task_rows = rows.div_ceil(most_tasks).max(1);
-        let tasks: Vec<usize> = (0..rows).step_by(task_rows).collect();
-        let parts: Vec<(u64, Vec<u32>)> = tasks
+        let mut sums = vec![0u32; entries];
+        let below = split_by_columns(&mut sums, &starts)
             .into_par_iter()
-            .map(|first| {
-                let (mut below, mut counts) = (0u64, vec![0u32; entries]);
-                let mut magnitudes = vec![0u16; columns];
-                for row in first..(first + task_rows).min(rows) {
-                    u16::read(stored_row(weights, row), &mut magnitudes);
-                    for at in (0..columns).step_by(64) {
-                        let end = (at + 64).min(columns);
-                        let (magnitudes, low) = (&magnitudes[at..end], &low[at..end]);
-                        below += u64::from(bits_where(magnitudes, low, |magnitude, low| magnitude < low).count_ones());
-                        let mut above = [0u16; 64];
-                        let above = &mut above[..magnitudes.len()];
-                        for ((above, magnitude), low) in above.iter_mut().zip(magnitudes).zip(low) {
-                            *above = magnitude.wrapping_sub(*low);
-                        }
-                        let mut inside = bits_where(above, &width[at..end], |above, width| above < width);
-                        while inside != 0 {
-                            let column = inside.trailing_zeros() as usize;
-                            counts[starts[at + column] + above[column] as usize] += 1;
-                            inside &= inside - 1;
-                        }
-                    }
-                }
-                (below, counts)
+            .map(|(strip, sums)| {
+                let strip = Strip { low: &low[strip.clone()], width: &width[strip.clone()], columns: strip };
+                strip.count(weights, &starts, sums)
             })
-            .collect();
-        let (mut below, mut sums) = (0, vec![0u32; entries]);
-        for (more, counts) in parts {
-            below += more;
-            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
-        }
-        for column in starts.array_windows::<2>() {
-            // counts of levels to sums up to before them
-            let mut sum = 0;
-            for entry in &mut sums[column[0]..column[1]] {
-                let count = *entry;
-                *entry = sum;
-                sum += count;
-            }
-        }
-        Some(Self { low: low.into_iter().map(u32::from).collect(), starts, sums, below })
+            .sum();
+        let low = low.into_iter().map(u32::from).collect();
+        let width = width.into_iter().map(u32::from).collect();
+        Some(Self { low, width, starts, sums, below })
+    }
+
+    /// Something that there is for each entry of [`Band::sums`], in parts of whole columns for tasks.
+    pub(crate) fn split_by_columns<'v, T>(&self, values: &'v mut [T]) -> Vec<(Range<usize>, &'v mut [T])> {
+        split_by_columns(values, &self.starts)
+    }
+
+    /// Of the matrix.
+    pub(crate) fn columns(&self) -> usize {
+        self.low.len()
+    }
+
+    /// How many sums there are.
+    pub(crate) fn entries(&self) -> usize {
+        self.sums.len()
+    }
+
+    /// Where each column's sums start among all, and where the last one's end.
+    pub(crate) fn starts(&self) -> &[usize] {
+        &self.starts
     }
 
     /// Weights below the range of their column, all columns together.
@@ -167,50 +154,188 @@ impl Band {
         self.sums(column)[self.step(column, level)]
     }
 
+    /// Weights of one level of a column, which lies in the range; of other levels none.
+    #[inline]
+    pub(crate) fn weights(&self, column: usize, level: u32) -> u32 {
+        self.before(column, level + 1) - self.before(column, level)
+    }
+
     /// At which of a column's sums a level of the range that was asked for is.
     #[inline]
     pub(crate) fn step(&self, column: usize, level: u32) -> usize {
         // what was left out of the range holds no weights
-        let steps = self.starts[column + 1] - self.starts[column];
-        (level.saturating_sub(self.low[column]) as usize).min(steps - 1)
+        level.saturating_sub(self.low[column]).min(self.width[column]) as usize
+    }
+
+    /// [`Band::step`] of as many columns as there are `levels`, in their place; those from `first` on.
+    #[inline(always)]
+    pub(crate) fn steps(&self, first: usize, levels: &mut [u32]) {
+        let columns = first..first + levels.len();
+        for ((level, low), width) in levels.iter_mut().zip(&self.low[columns.clone()]).zip(&self.width[columns]) {
+            *level = level.saturating_sub(*low).min(*width);
+        }
+    }
+
+    /// [`Band::before`] of as many columns as there are `levels`, in their place; those from `first` on.
+    #[inline(always)]
+    pub(crate) fn before_all(&self, first: usize, levels: &mut [u32]) {
+        self.steps(first, levels);
+        for (level, start) in levels.iter_mut().zip(&self.starts[first..]) {
+            *level = self.sums[start + *level as usize];
+        }
     }
 }
 
-/// The least magnitude of each column, and one more than the greatest.
-fn extremes(weights: WeightsView<'_>) -> (Vec<u32>, Vec<u32>) {
-    // thresholds that keep everything know the lightest kept, and those that prune everything the heaviest
-    let everywhere = |level| ColumnThresholds { levels: vec![level; weights.columns()], split: None };
-    let (_, least) = gaps_of_thresholds(&everywhere(0), weights);
-    let (past_most, _) = gaps_of_thresholds(&everywhere(top_level(weights.dtype())), weights);
-    (least, past_most)
+/// Consecutive columns whose histogram is small enough to stay in the second-level cache.
+struct Strip<'a> {
+    columns: Range<usize>,
+    /// Of its columns.
+    low: &'a [u16],
+    width: &'a [u16],
+}
+
+impl Strip<'_> {
+    /// Writes the sums of its columns; how many of their weights are below the range.
+    fn count(&self, weights: WeightsView<'_>, starts: &[usize], sums: &mut [u32]) -> u64 {
+        let first = starts[self.columns.start];
+        let starts = &starts[self.columns.start..=self.columns.end];
+        // histograms fit the cache of a core: relative to the strip they have less than 2^32 entries
+        let relative: Vec<u32> = starts.iter().map(|start| (start - first) as u32).collect();
+        let mut below = 0;
+        let mut counts = vec![0u16; sums.len()];
+        let rows: Vec<usize> = (0..weights.rows()).step_by(usize::from(u16::MAX)).collect();
+        for first_row in rows {
+            let rows = first_row..(first_row + usize::from(u16::MAX)).min(weights.rows());
+            below += vectorized(
+                #[inline(always)]
+                || self.count_rows(weights, rows, &relative, &mut counts),
+            );
+            sums.iter_mut().zip(&mut counts).for_each(|(sum, count)| *sum += u32::from(std::mem::take(count)));
+        }
+        for column in starts.array_windows::<2>() {
+            // counts of levels to sums up to before them
+            let mut sum = 0;
+            for entry in &mut sums[column[0] - first..column[1] - first] {
+                let count = *entry;
+                *entry = sum;
+                sum += count;
+            }
+        }
+        below
+    }
+
+    /// Adds rows to the histograms; how many of their weights are below the range.
+    #[inline(always)]
+    fn count_rows(&self, weights: WeightsView<'_>, rows: Range<usize>, starts: &[u32], counts: &mut [u16]) -> u64 {
+        let mut below = 0u64;
+        let (mut magnitudes, mut entries) = ([0u16; 64], [0u32; 64]);
+        for row in rows {
+            let stored = &stored_row(weights, row)[2 * self.columns.start..2 * self.columns.end];
+            for (word, stored) in stored.chunks(128).enumerate() {
+                let columns = 64 * word..64 * word + stored.len() / 2;
+                let magnitudes = &mut magnitudes[..columns.len()];
+                let (low, width) = (&self.low[columns.clone()], &self.width[columns.clone()]);
+                u16::read(stored, magnitudes);
+                below += u64::from(bits_where(magnitudes, low, |magnitude, low| magnitude < low).count_ones());
+                for (magnitude, low) in magnitudes.iter_mut().zip(low) {
+                    *magnitude = magnitude.wrapping_sub(*low);
+                }
+                for ((entry, start), above) in entries.iter_mut().zip(&starts[columns]).zip(&*magnitudes) {
+                    *entry = start + u32::from(*above);
+                }
+                let mut inside = bits_where(magnitudes, width, |above, width| above < width);
+                while inside != 0 {
+                    counts[entries[inside.trailing_zeros() as usize] as usize] += 1;
+                    inside &= inside - 1;
+                }
+            }
+        }
+        below
+    }
+}
+
+/// Entries of one strip's histogram: what fits the second-level cache beside the weights that pass.
+const STRIP_ENTRIES: usize = 1 << 18;
+/// Columns of a strip are a multiple of this, but for the last: the words of passes over rows.
+pub(crate) const STRIP_COLUMNS: usize = 64;
+
+/// Values that lie column by column, from `starts` on, in strips with enough columns for a task.
+fn split_by_columns<'v, T>(mut values: &'v mut [T], starts: &[usize]) -> Vec<(Range<usize>, &'v mut [T])> {
+    let (columns, entries) = (starts.len() - 1, values.len());
+    let most = entries.div_ceil(rayon::current_num_threads()).min(STRIP_ENTRIES);
+    let mut strips = Vec::new();
+    let mut first = 0;
+    while first < columns {
+        let mut end = (first + STRIP_COLUMNS).min(columns);
+        while end < columns && starts[end] - starts[first] < most {
+            end = (end + STRIP_COLUMNS).min(columns);
+        }
+        let (strip, rest) = values.split_at_mut(starts[end] - starts[first]);
+        strips.push((first..end, strip));
+        (first, values) = (end, rest);
+    }
+    strips
 }
 
 /// The flat indices, ascending, of the weights of given (column, magnitude) *cells*, with the cell's number each;
 /// none if they are more than `most`. Reads the cells' columns only, row by row.
 pub(crate) fn places_of(weights: WeightsView<'_>, cells: &[(u32, u32)], most: usize) -> Option<Vec<(u64, u32)>> {
-    let (rows, columns) = (weights.rows(), weights.columns());
+    match weights.dtype() {
+        DType::BF16 | DType::F16 => places_as::<u16>(weights, cells, most),
+        DType::F32 => places_as::<u32>(weights, cells, most),
+    }
+}
+
+fn places_as<T: Magnitude>(weights: WeightsView<'_>, cells: &[(u32, u32)], most: usize) -> Option<Vec<(u64, u32)>> {
     if cells.is_empty() {
         return Some(Vec::new());
     }
+    let (columns, magnitudes): (Vec<u32>, Vec<T>) =
+        cells.iter().map(|(column, magnitude)| (*column, T::of(*magnitude))).unzip();
+    let rows = weights.rows();
     let task_rows = rows.div_ceil(4 * rayon::current_num_threads()).max(1);
     let tasks: Vec<usize> = (0..rows).step_by(task_rows).collect();
     let parts: Option<Vec<Vec<(u64, u32)>>> = tasks
         .into_par_iter()
         .map(|first| {
-            let mut places = Vec::new();
-            for row in first..(first + task_rows).min(rows) {
-                for (number, &(column, magnitude)) in (0..).zip(cells) {
-                    if weights.magnitude_bits(row, column as usize) == magnitude {
-                        places.push(((row * columns) as u64 + u64::from(column), number));
-                    }
-                }
-                if places.len() > most {
-                    return None;
-                }
-            }
-            Some(places)
+            let rows = first..(first + task_rows).min(rows);
+            vectorized(
+                #[inline(always)]
+                || places_in_rows(weights, rows, &columns, &magnitudes, most),
+            )
         })
         .collect();
     let places = parts?.concat();
     (places.len() <= most).then_some(places)
+}
+
+/// [`places_of`] for some rows; cells are those of `columns` with `magnitudes`.
+#[inline(always)]
+fn places_in_rows<T: Magnitude>(
+    weights: WeightsView<'_>,
+    rows: Range<usize>,
+    columns: &[u32],
+    magnitudes: &[T],
+    most: usize,
+) -> Option<Vec<(u64, u32)>> {
+    let mut places = Vec::new();
+    let mut stored = [T::default(); 64];
+    for row in rows {
+        let of_row = stored_row(weights, row);
+        for (word, (columns, magnitudes)) in columns.chunks(64).zip(magnitudes.chunks(64)).enumerate() {
+            let stored = &mut stored[..columns.len()];
+            stored.iter_mut().zip(columns).for_each(|(stored, column)| *stored = T::at(of_row, *column));
+            let mut same = bits_where(stored, magnitudes, |stored, magnitude| stored == magnitude);
+            while same != 0 {
+                let at = same.trailing_zeros() as usize;
+                let index = (row * weights.columns()) as u64 + u64::from(columns[at]);
+                places.push((index, (64 * word + at) as u32));
+                same &= same - 1;
+            }
+        }
+        if places.len() > most {
+            return None;
+        }
+    }
+    Some(places)
 }

@@ -2,15 +2,19 @@
 //!
 //! A Wanda mask of a layer is known once the score T at which its budget runs out is. A sample of the
 //! weights brackets T; one read of W makes the [`Band`] of the levels that the bracket leaves open, for many
-//! silos at once; and in that histogram T is found exactly by halving and interpolating, a pass over the
-//! columns each time. What ties with T goes by |W|, then flat index, as everywhere.
+//! silos at once; and in that histogram [`search`] finds T exactly. What ties with T goes by |W|, then flat
+//! index, as everywhere.
 //!
 //! Scores are the exact products that [`crate::score`] compares. The sample decides only what is read: a bracket that
 //! misses T is noticed, since weights are counted.
 
-use half::f16;
+use std::ops::Range;
 
-use super::band::{Band, Range, places_of};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use super::band::{Band, Levels, STRIP_COLUMNS, places_of};
+use super::search::search;
 use super::{ColumnThresholds, Gaps, Split, top_level};
 use crate::norms::NormVector;
 use crate::score::Pruner;
@@ -23,14 +27,13 @@ use crate::weights::{DType, WeightsView};
 const SAMPLE: usize = 1 << 14;
 /// Standard deviations of a sampled rank on either side.
 const DEVIATIONS: f64 = 6.0;
-/// Weights that may lie between the ends of the bracket when the rest is sorted.
-const SORTED_WEIGHTS: u64 = 2048;
-/// Passes over the columns; interpolation needs four or five.
-const MOST_STEPS: u32 = 64;
+/// Scores that f32 holds and near which products of what is stored as bf16 are exact in it. Norms reach up to
+/// 2^127; a product that overflows is still the greater one.
+const PLAIN_SCORES: Range<f32> = 7.888_609e-31..f32::INFINITY; // from 2^-100
 
 /// Weights from all over a matrix: |W| and column.
 pub(crate) struct Sample {
-    weights: Vec<(f64, u32)>,
+    weights: Vec<(f32, u32)>,
     whole: bool,
 }
 
@@ -38,7 +41,7 @@ impl Sample {
     pub(crate) fn of(weights: WeightsView<'_>) -> Self {
         let (rows, columns) = (weights.rows(), weights.columns());
         let pool = rows * columns;
-        let magnitude = |row: usize, column: usize| (f64::from(weights.get(row, column).abs()), column as u32);
+        let magnitude = |row: usize, column: usize| (weights.get(row, column).abs(), column as u32);
         if pool <= SAMPLE {
             let all = (0..pool).map(|index| magnitude(index / columns, index % columns)).collect();
             return Self { weights: all, whole: true };
@@ -48,20 +51,60 @@ impl Sample {
             let spread = u128::from((at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
             magnitude(at * rows / SAMPLE, ((spread * columns as u128) >> 64) as usize)
         };
-        Self { weights: (0..SAMPLE).map(place).collect(), whole: false }
+        // each is a page of its own, to be waited for
+        Self { weights: (0..SAMPLE).into_par_iter().with_min_len(1 << 10).map(place).collect(), whole: false }
     }
+
+    /// Two scores between which the one of rank `budget` of `pool` lies, but for bad luck.
+    ///
+    /// Bounds only ever cost time, so float rounding cannot change a mask.
+    fn bracket(&self, norms: &[f32], budget: u64, pool: u64) -> (f32, f32) {
+        // as bits, which order as numbers without a sign do
+        let scores: Vec<u32> =
+            self.weights.iter().map(|(magnitude, column)| (magnitude * norms[*column as usize]).to_bits()).collect();
+        let fraction = budget as f64 / pool as f64;
+        let rank = fraction * scores.len() as f64;
+        let spread = (scores.len() as f64 * fraction * (1.0 - fraction)).sqrt();
+        let margin = if self.whole { 2.0 } else { DEVIATIONS * spread + 1.0 };
+        let (infinity, resolved) = (f32::INFINITY.to_bits(), 1 << 12); // a sixteenth of a level of bf16
+        // (at most so many scores are below, more scores than that are)
+        let around = |rank: f64, mut below: u32| {
+            let mut above = infinity;
+            while above - below > resolved {
+                let middle = below + (above - below) / 2;
+                if vectorized(
+                    #[inline(always)]
+                    || count_below(&scores, middle),
+                ) <= rank as usize
+                {
+                    below = middle;
+                } else {
+                    above = middle;
+                }
+            }
+            (f32::from_bits(below), f32::from_bits(above))
+        };
+        let low = if rank < margin { 0.0 } else { around(rank - margin, 0).0 };
+        let past_all = rank + margin >= scores.len() as f64;
+        let high = if past_all { f32::INFINITY } else { around(rank + margin, low.to_bits()).1 };
+        (low, high)
+    }
+}
+
+/// How many are less than `bound`.
+#[inline(always)]
+fn count_below(scores: &[u32], bound: u32) -> usize {
+    scores.iter().map(|score| u32::from(*score < bound)).sum::<u32>() as usize
 }
 
 /// The scores of one silo, and between which of them its budget runs out.
 pub(crate) struct Scores {
-    norms: Vec<f64>,
-    /// 1 / norm of each column.
-    inverses: Vec<f64>,
+    norms: Vec<f32>,
     dtype: DType,
     /// T is at least this,
-    low: f64,
+    pub(super) low: f32,
     /// and below this.
-    high: f64,
+    pub(super) high: f32,
 }
 
 /// Thresholds but for the place at which a split ends: after its first `wanted` weights by flat index.
@@ -79,54 +122,44 @@ pub(crate) struct UnplacedSplit {
 
 impl Scores {
     /// `budget` of `pool` weights are pruned.
-    pub(crate) fn new(norms: Vec<f64>, dtype: DType, sample: &Sample, budget: u64, pool: u64) -> Self {
-        let mut scores: Vec<f64> =
-            sample.weights.iter().map(|(magnitude, column)| magnitude * norms[*column as usize]).collect();
-        let fraction = budget as f64 / pool as f64;
-        let rank = fraction * scores.len() as f64;
-        // bounds only ever cost time, so float rounding cannot change a mask
-        let spread = (scores.len() as f64 * fraction * (1.0 - fraction)).sqrt();
-        let margin = if sample.whole { 2.0 } else { DEVIATIONS * spread + 1.0 };
-        let mut nth = |rank: f64, before: f64, after: f64| {
-            if rank < 0.0 {
-                before
-            } else if rank >= scores.len() as f64 {
-                after
-            } else {
-                *scores.select_nth_unstable_by(rank as usize, f64::total_cmp).1
-            }
-        };
-        let low = nth(rank - margin, 0.0, f64::INFINITY);
-        let high = nth(rank + margin, 0.0, f64::INFINITY).next_up();
-        let inverses = norms.iter().map(|norm| 1.0 / norm).collect();
-        Self { norms, inverses, dtype, low, high }
+    pub(crate) fn new(norms: Vec<f32>, dtype: DType, sample: &Sample, budget: u64, pool: u64) -> Self {
+        let (low, high) = sample.bracket(&norms, budget, pool);
+        Self { norms, dtype, low, high }
     }
 
-    /// The lightest level of each column whose score is `score` or more; the top where no finite weight's is.
+    /// The lightest level whose score is `score` or more; the top where no finite weight's is. Of as many columns as there
+    /// are `levels`, from `first` on.
     ///
-    /// What is asked most often, so that for bf16 it is without branches: a quotient that is wrong in its last bits, rounded
-    /// to 24 and cut to 8, is the level wanted or the one below it, and the exact product tells which.
-    fn first_levels(&self, score: f64) -> Vec<u32> {
-        if self.dtype != DType::BF16 || score <= 0.0 {
-            return (0..self.norms.len()).map(|column| self.first_level(column, score)).collect();
+    /// What is asked most often, so that for bf16 it is without branches: the quotient, rounded to 24 bits and cut to 8, is
+    /// the level wanted or the one below it, since rounding keeps the order of quotients and levels; and the product with
+    /// a norm, exact in 16 bits, tells which.
+    #[inline(always)]
+    pub(super) fn first_levels(&self, score: f64, first: usize, levels: &mut [u32]) {
+        let rounded = score as f32;
+        let plain = f64::from(rounded) == score && PLAIN_SCORES.contains(&rounded);
+        if self.dtype != DType::BF16 || !plain {
+            levels.iter_mut().enumerate().for_each(|(at, level)| *level = self.first_level(first + at, score));
+            return;
         }
-        let mut levels = vec![0u32; self.norms.len()];
-        vectorized(|| {
-            for ((level, norm), inverse) in levels.iter_mut().zip(&self.norms).zip(&self.inverses) {
-                let guess = ((score * inverse) as f32).to_bits() >> 16;
-                let value = f64::from(f32::from_bits(guess << 16));
-                let first = guess + u32::from(value * norm < score);
-                *level = if first >= 0x7f80 { 1 << 15 } else { first };
-            }
-        });
-        levels
+        for (level, norm) in levels.iter_mut().zip(&self.norms[first..]) {
+            let guess = (rounded / norm).to_bits() >> 16;
+            let found = guess + u32::from(f32::from_bits(guess << 16) * norm < rounded);
+            *level = if found >= 0x7f80 { 1 << 15 } else { found };
+        }
     }
 
-    /// Takes in the levels that the bracket leaves open.
-    pub(crate) fn take_in(&self, range: &mut Range) {
-        let (low, high) = (self.first_levels(self.low), self.first_levels(self.high));
-        for (column, (low, high)) in low.into_iter().zip(high).enumerate() {
-            range.take_in(column, low, high);
+    /// Takes in the levels that the bracket leaves open, of columns from `first` on.
+    #[inline(always)]
+    pub(crate) fn take_in(&self, first: usize, low: &mut [u32], high: &mut [u32]) {
+        let mut levels = [0; STRIP_COLUMNS];
+        for (at, (low, high)) in
+            (first..).step_by(STRIP_COLUMNS).zip(low.chunks_mut(STRIP_COLUMNS).zip(high.chunks_mut(STRIP_COLUMNS)))
+        {
+            let levels = &mut levels[..low.len()];
+            self.first_levels(f64::from(self.low), at, levels);
+            low.iter_mut().zip(&*levels).for_each(|(low, level)| *low = (*low).min(*level));
+            self.first_levels(f64::from(self.high), at, levels);
+            high.iter_mut().zip(&*levels).for_each(|(high, level)| *high = (*high).max(*level));
         }
     }
 
@@ -142,7 +175,7 @@ impl Scores {
     /// The lightest level whose score is `score` or more; the top where no finite weight's is.
     #[inline]
     fn first_level(&self, column: usize, score: f64) -> u32 {
-        let norm = self.norms[column];
+        let norm = f64::from(self.norms[column]);
         let infinite = match self.dtype {
             DType::BF16 => 0x7f80,
             DType::F16 => 0x7c00,
@@ -170,58 +203,35 @@ impl Scores {
         if level == infinite { top_level(self.dtype) } else { level }
     }
 
-    /// Weights with a lower score, which must be in the bracket.
-    fn rank(&self, band: &Band, score: f64) -> u64 {
-        let levels = self.first_levels(score);
-        let before = levels.into_iter().enumerate().map(|(column, level)| u64::from(band.before(column, level)));
-        band.below() + before.sum::<u64>()
-    }
-
-    /// The thresholds at which `budget` ≥ 1 weights are pruned; none where the bracket misled.
-    pub(crate) fn thresholds(&self, band: &Band, budget: u64) -> Option<Unplaced> {
-        let (mut low, mut high) = (self.low, self.high);
-        let (mut before, mut after) = (self.rank(band, low), self.rank(band, high));
-        if before >= budget || after < budget {
-            return None;
-        }
-        let mut steps = 0;
-        while after - before > SORTED_WEIGHTS && steps < MOST_STEPS {
-            // aims beside the budget on alternate sides, so that both ends close in
-            let aim =
-                if steps % 2 == 0 { budget.saturating_sub(SORTED_WEIGHTS / 4) } else { budget + SORTED_WEIGHTS / 4 };
-            let part = (aim.clamp(before, after) - before) as f64 / (after - before) as f64;
-            let middle = if steps >= 16 || high == f64::INFINITY || low == 0.0 {
-                // by halves of the representation, which cannot crawl
-                f64::from_bits((low.to_bits() + high.to_bits()) / 2)
-            } else {
-                low + (high - low) * part.clamp(0.001, 0.999)
-            };
-            steps += 1;
-            if middle <= low || middle >= high {
-                break;
-            }
-            let rank = self.rank(band, middle);
-            if rank < budget {
-                (low, before) = (middle, rank);
-            } else {
-                (high, after) = (middle, rank);
-            }
-        }
+    /// What is pruned when of the scores from `low` up to before `high`, ascending, the first `wanted` are.
+    pub(super) fn thresholds(&self, band: &Band, low: f32, high: f32, mut wanted: u64) -> Option<Unplaced> {
         // (score, level, weights) of what is left
         let mut left: Vec<(f64, u32, u32)> = Vec::new();
-        let ends = self.first_levels(low).into_iter().zip(self.first_levels(high));
-        for ((column, &norm), (from, to)) in self.norms.iter().enumerate().zip(ends) {
-            let steps = band.step(column, from)..band.step(column, to) + 1;
-            for (level, sums) in
-                (band.low(column) + steps.start as u32..).zip(band.sums(column)[steps].array_windows::<2>())
-            {
-                if sums[1] > sums[0] {
-                    left.push((self.value(level) * norm, level, sums[1] - sums[0]));
+        let (mut from, mut to) = ([0; STRIP_COLUMNS], [0; STRIP_COLUMNS]);
+        for (first, norms) in (0..).step_by(STRIP_COLUMNS).zip(self.norms.chunks(STRIP_COLUMNS)) {
+            let (from, to) = (&mut from[..norms.len()], &mut to[..norms.len()]);
+            vectorized(
+                #[inline(always)]
+                || {
+                    self.first_levels(f64::from(low), first, from);
+                    self.first_levels(f64::from(high), first, to);
+                    band.steps(first, from);
+                    band.steps(first, to);
+                },
+            );
+            for ((column, norm), (from, to)) in (first..).zip(norms).zip(from.iter().zip(&*to)) {
+                if from >= to {
+                    continue;
+                }
+                let sums = &band.sums(column)[*from as usize..*to as usize + 1];
+                for (level, sums) in (band.low(column) + from..).zip(sums.array_windows::<2>()) {
+                    if sums[1] > sums[0] {
+                        left.push((self.value(level) * f64::from(*norm), level, sums[1] - sums[0]));
+                    }
                 }
             }
         }
         left.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        let mut wanted = budget - before;
         let mut last = None;
         for same in left.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
             let weights: u64 = same.iter().map(|(_, _, weights)| u64::from(*weights)).sum();
@@ -239,37 +249,44 @@ impl Scores {
     /// magnitude the first `wanted`, or all.
     fn at(&self, score: f64, magnitude: u32, wanted: Option<u64>) -> Unplaced {
         let mut split_columns = Vec::new();
-        let level = |((column, norm), first): ((usize, &f64), u32)| {
+        let mut levels = vec![0; self.norms.len()];
+        vectorized(
+            #[inline(always)]
+            || self.first_levels(score, 0, &mut levels),
+        );
+        for ((column, norm), level) in (0..).zip(&self.norms).zip(&mut levels) {
             // in a column of zeros every level ties with a score of zero
-            let tying = if *norm == 0.0 && score == 0.0 { magnitude } else { first };
-            if tying == top_level(self.dtype) || self.value(tying) * norm != score || tying > magnitude {
-                return tying;
+            let tying = if *norm == 0.0 && score == 0.0 { magnitude } else { *level };
+            *level = tying;
+            if tying > magnitude || self.value(tying) * f64::from(*norm) != score || tying == top_level(self.dtype) {
+                continue;
             }
             if tying < magnitude {
-                return tying + 1;
+                *level = tying + 1;
+            } else if wanted.is_some() {
+                split_columns.push(column);
+            } else {
+                *level = magnitude + 1;
             }
-            if wanted.is_some() {
-                split_columns.push(column as u32);
-            }
-            magnitude + u32::from(wanted.is_none())
-        };
-        let levels = self.norms.iter().enumerate().zip(self.first_levels(score)).map(level).collect();
+        }
         let split = wanted.map(|wanted| UnplacedSplit { magnitude, columns: split_columns, wanted });
         Unplaced { levels, split }
     }
 }
 
 /// What a pruner multiplies |W| with, if its scores are such products.
-pub(crate) fn factors(pruner: Pruner, norms: &NormVector, columns: usize) -> Option<Vec<f64>> {
+pub(crate) fn factors(pruner: Pruner, norms: &NormVector, columns: usize) -> Option<Vec<f32>> {
     match pruner {
-        Pruner::WANDA if norms.len() == columns => Some(norms.to_f64()),
+        Pruner::WANDA if norms.len() == columns => {
+            Some(norms.bits().iter().map(|bits| bf16::from_bits(*bits).to_f32()).collect())
+        }
         Pruner::MAGNITUDE => Some(vec![1.0; columns]),
         _ => None,
     }
 }
 
 /// The thresholds of a `layer` mask, straight from norms; none where that is not possible or not cheaper.
-fn derive_thresholds(norms: Vec<f64>, sparsity: Sparsity, weights: WeightsView<'_>) -> Option<ColumnThresholds> {
+fn derive_thresholds(norms: Vec<f32>, sparsity: Sparsity, weights: WeightsView<'_>) -> Option<ColumnThresholds> {
     let pool = weights.rows() as u64 * weights.columns() as u64;
     let budget = sparsity.budget(pool);
     if budget == 0 {
@@ -279,10 +296,13 @@ fn derive_thresholds(norms: Vec<f64>, sparsity: Sparsity, weights: WeightsView<'
         return None;
     }
     let scores = Scores::new(norms, weights.dtype(), &Sample::of(weights), budget, pool);
-    let mut range = Range::new(weights.columns());
-    scores.take_in(&mut range);
+    let mut range = Levels::new(weights.columns());
+    vectorized(
+        #[inline(always)]
+        || scores.take_in(0, &mut range.low, &mut range.high),
+    );
     let band = Band::count(weights, range)?;
-    let Unplaced { levels, split } = scores.thresholds(&band, budget)?;
+    let Unplaced { levels, split } = search(&[&scores], &band, budget)?.pop()?;
     let Some(UnplacedSplit { magnitude, columns, wanted }) = split else {
         return Some(ColumnThresholds { levels, split: None });
     };
@@ -342,16 +362,25 @@ mod tests {
         #[test]
         fn levels_without_branches_are_those_with(
             norms in proptest::collection::vec(0u16..0x7f80, 1..40), level in 0u32..0x7f80, which in any::<prop::sample::Index>(),
-            nudge in -2i64..3, far in any::<u64>(),
+            nudge in -2i32..3, far in any::<u64>(),
         ) {
-            let norms: Vec<f64> = norms.iter().map(|bits| half::bf16::from_bits(*bits).to_f64()).collect();
-            let product = f64::from(f32::from_bits(level << 16)) * norms[which.index(norms.len())];
-            let inverses = norms.iter().map(|norm| 1.0 / norm).collect();
-            let scores = Scores { norms, inverses, dtype: DType::BF16, low: 0.0, high: 0.0 };
-            let near = f64::from_bits(product.to_bits().saturating_add_signed(nudge));
-            for score in [near, f64::from_bits(far >> 1), f64::INFINITY, 0.0].into_iter().filter(|score| !score.is_nan()) {
-                let one_by_one: Vec<u32> = (0..scores.norms.len()).map(|column| scores.first_level(column, score)).collect();
-                prop_assert_eq!(scores.first_levels(score), one_by_one);
+            let norms: Vec<f32> = norms.iter().map(|bits| bf16::from_bits(*bits).to_f32()).collect();
+            let columns = norms.len();
+            let product = f64::from(f32::from_bits(level << 16)) * f64::from(norms[which.index(columns)]);
+            let scores = Scores { norms, dtype: DType::BF16, low: 0.0, high: 0.0 };
+            let rounded = product as f32;
+            let near = f32::from_bits(rounded.to_bits().saturating_add_signed(nudge));
+            let finer = f64::from_bits(product.to_bits().saturating_add_signed(i64::from(nudge)));
+            let far = [f64::from_bits(far >> 1), f64::from(f32::from_bits(far as u32 >> 1))];
+            let asked = [product, f64::from(rounded), f64::from(near), finer, far[0], far[1], f64::INFINITY, 0.0];
+            for score in asked.into_iter().filter(|score| !score.is_nan()) {
+                let one_by_one: Vec<u32> = (0..columns).map(|column| scores.first_level(column, score)).collect();
+                let mut at_once = vec![0; columns];
+                vectorized(#[inline(always)] || scores.first_levels(score, 0, &mut at_once));
+                prop_assert_eq!(&at_once, &one_by_one, "{}", score);
+                let from = which.index(columns);
+                scores.first_levels(score, from, &mut at_once[from..]);
+                prop_assert_eq!(&at_once, &one_by_one, "{}", score);
             }
         }
 

@@ -3,17 +3,22 @@
 //! Floor: W is read once. Everything is done on magnitudes as they are stored, 16 or 32 bits, with plain
 //! loops over arrays of a fixed size, which vectorise.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{ColumnThresholds, top_level};
 use crate::matrix_mask::MatrixMask;
 use crate::select::rows_per_task;
+use crate::vector::vectorized;
 use crate::weights::{DType, WeightsView};
 
 /// A stored magnitude as an integer that orders as magnitudes do.
 pub(crate) trait Magnitude: Copy + Ord + Default + Send + Sync {
     /// The magnitudes of a stored row.
     fn read(bytes: &[u8], out: &mut [Self]);
+    /// The magnitude of one column of a stored row.
+    fn at(bytes: &[u8], column: u32) -> Self;
     /// From a level, which fits.
     fn of(level: u32) -> Self;
     fn bits(self) -> u32;
@@ -31,6 +36,10 @@ macro_rules! magnitude {
                 for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<$size>().0) {
                     *out = <$integer>::from_le_bytes(*bytes) & (<$integer>::MAX >> 1);
                 }
+            }
+            #[inline(always)]
+            fn at(bytes: &[u8], column: u32) -> Self {
+                <$integer>::from_le_bytes(bytes.as_chunks::<$size>().0[column as usize]) & (<$integer>::MAX >> 1)
             }
             #[inline(always)]
             fn of(level: u32) -> Self {
@@ -140,7 +149,7 @@ impl<T: Magnitude> Levels<T> {
         Self { before, last, after, last_row }
     }
 
-    #[inline]
+    #[inline(always)]
     fn of(&self, row: usize) -> &[T] {
         match row.cmp(&self.last_row) {
             std::cmp::Ordering::Less => &self.before,
@@ -159,21 +168,33 @@ fn expand_as<T: Magnitude>(thresholds: &ColumnThresholds, weights: WeightsView<'
         || vec![T::default(); columns],
         |magnitudes, (task, words)| {
             let first = task * task_rows;
-            for row in first..(first + task_rows).min(rows) {
-                T::read(stored_row(weights, row), magnitudes);
-                let start = (row - first) * columns;
-                let pairs = magnitudes.chunks(64).zip(levels.of(row).chunks(64));
-                for (word, (magnitudes, levels)) in pairs.enumerate() {
-                    or_bits(
-                        words,
-                        start + word * 64,
-                        bits_where(magnitudes, levels, |magnitude, level| magnitude < level),
-                    );
-                }
-            }
+            let task_rows = first..(first + task_rows).min(rows);
+            vectorized(
+                #[inline(always)]
+                || expand_rows(&levels, weights, task_rows, magnitudes, words),
+            );
         },
     );
     mask
+}
+
+/// Sets the bits of `rows` in their words, of which the first starts with the first row.
+#[inline(always)]
+fn expand_rows<T: Magnitude>(
+    levels: &Levels<T>,
+    weights: WeightsView<'_>,
+    rows: Range<usize>,
+    magnitudes: &mut [T],
+    words: &mut [u64],
+) {
+    let columns = magnitudes.len();
+    for (number, row) in rows.enumerate() {
+        T::read(stored_row(weights, row), magnitudes);
+        let start = number * columns;
+        for (word, (magnitudes, levels)) in magnitudes.chunks(64).zip(levels.of(row).chunks(64)).enumerate() {
+            or_bits(words, start + word * 64, bits_where(magnitudes, levels, |magnitude, level| magnitude < level));
+        }
+    }
 }
 
 /// One above the heaviest pruned and the lightest kept of each column: (low, high).
@@ -199,7 +220,27 @@ fn gaps_of_thresholds_as<T: Magnitude>(
         }
         true
     })
-    .expect("nothing stops this pass")
+    .filter(Ends::are_apart)
+    .expect("nothing stops this pass, and thresholds are column prefixes")
+    .into_levels()
+}
+
+/// One above the heaviest and the lightest weight of each column.
+pub(super) fn extremes(weights: WeightsView<'_>) -> (Vec<u32>, Vec<u32>) {
+    by_size!(weights.dtype(), extremes_as(weights))
+}
+
+fn extremes_as<T: Magnitude>(weights: WeightsView<'_>) -> (Vec<u32>, Vec<u32>) {
+    let extend = |_, magnitudes: &[T], ends: &mut Ends<T>| {
+        for (end, magnitude) in ends.low.iter_mut().zip(magnitudes) {
+            *end = (*end).max(magnitude.next());
+        }
+        for (end, magnitude) in ends.high.iter_mut().zip(magnitudes) {
+            *end = (*end).min(*magnitude);
+        }
+        true
+    };
+    gather(weights, extend).expect("nothing stops this pass").into_levels()
 }
 
 /// As [`gaps_of_thresholds`], of a mask; none as soon as a column prunes a weight that is heavier than one that it
@@ -225,6 +266,8 @@ fn gaps_of_mask_as<T: Magnitude>(mask: &MatrixMask, weights: WeightsView<'_>) ->
         }
         row % CHECKED_ROWS != 0 || ends.are_apart()
     })
+    .filter(Ends::are_apart)
+    .map(Ends::into_levels)
 }
 
 struct Ends<T> {
@@ -238,13 +281,17 @@ impl<T: Magnitude> Ends<T> {
     fn are_apart(&self) -> bool {
         self.low.iter().zip(&self.high).all(|(low, high)| low.bits() <= high.bits() + 1)
     }
+
+    fn into_levels(self) -> (Vec<u32>, Vec<u32>) {
+        (self.low.into_iter().map(T::bits).collect(), self.high.into_iter().map(T::bits).collect())
+    }
 }
 
 /// Runs `row(number, magnitudes, ends)` over all rows on all cores and joins the ends; none if one of them was false.
 fn gather<T: Magnitude>(
     weights: WeightsView<'_>,
     row: impl Fn(usize, &[T], &mut Ends<T>) -> bool + Sync,
-) -> Option<(Vec<u32>, Vec<u32>)> {
+) -> Option<Ends<T>> {
     let (rows, columns) = (weights.rows(), weights.columns());
     let top = T::of(top_level(weights.dtype()));
     let task_rows = rows.div_ceil(2 * rayon::current_num_threads()).max(1);
@@ -263,12 +310,9 @@ fn gather<T: Magnitude>(
             Some(ends)
         })
         .collect();
-    let joined = parts?.into_iter().reduce(|mut all, part| {
+    parts?.into_iter().reduce(|mut all, part| {
         all.low.iter_mut().zip(part.low).for_each(|(low, other)| *low = (*low).max(other));
         all.high.iter_mut().zip(part.high).for_each(|(high, other)| *high = (*high).min(other));
         all
-    })?;
-    joined.are_apart().then(|| {
-        (joined.low.iter().map(|low| low.bits()).collect(), joined.high.iter().map(|high| high.bits()).collect())
     })
 }

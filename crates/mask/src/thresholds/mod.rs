@@ -25,10 +25,12 @@
 //! | [`kernel`] | passes over stored rows: compare with levels, gather gaps |
 //! | [`band`] | how many weights of each column have each magnitude, near where ballots end |
 //! | [`derive`] | norms to thresholds without a mask |
+//! | [`search`] | at which score the budget of each of many silos runs out |
 
 pub(crate) mod band;
 pub(crate) mod derive;
 pub(crate) mod kernel;
+pub(crate) mod search;
 #[cfg(test)]
 pub(crate) mod tests;
 
