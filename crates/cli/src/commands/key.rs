@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use fedprune_federation::{SigningKey, VerifyingKey};
 use serde::Serialize;
 
+use super::attestation_key;
 use super::home::{exposed, key_path, read_key, wipe};
 use super::peer_id::peer_id;
 use crate::args::{KeyNewOptions, KeyShowOptions};
@@ -54,6 +55,9 @@ pub fn new(options: &KeyNewOptions) -> anyhow::Result<KeyReport> {
     wipe(&mut seed);
     let key = key?;
     create_secret(&file, key.to_pkcs8_pem()?.as_bytes())?;
+    if let Some(home) = &options.home {
+        attestation_key::make(home)?;
+    }
     Ok(report(file, key.verifying_key(), true, true))
 }
 
