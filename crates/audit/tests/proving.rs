@@ -61,3 +61,20 @@ fn what_is_not_there_is_told() {
     let error = prove(&world.transcript(), "east", None, Limits::default()).unwrap_err();
     assert!(matches!(error, ProveError::Founding(_)), "{error}");
 }
+
+/// Of a proof as it comes out of a transcript: whatever byte is another, it is refused.
+#[test]
+fn every_changed_byte_is_refused() {
+    let world = World::new(ONE_SHOT);
+    let bytes = prove(&world.transcript(), "north", None, Limits::default()).unwrap().proof.unwrap().encode();
+    let checks = |bytes: &[u8]| {
+        let received = ReceivedInclusion::decode(bytes).map_err(|error| error.to_string())?;
+        received.check(world.consortium.id(), None).map_err(|error| error.to_string())
+    };
+    assert!(checks(&bytes).is_ok());
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1 << (at % 8);
+        assert!(checks(&changed).is_err(), "byte {at} of {} changes nothing", bytes.len());
+    }
+}
