@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use fedprune_mask::Digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::hex;
@@ -97,25 +98,41 @@ impl FolderFiles {
     }
 }
 
-/// The SHA-256 of a file.
+/// The BLAKE3 of a file, by which the protocol knows a ballot, and its SHA-256 in hexadecimal.
 ///
 /// # Errors
 /// [`FilesError`] when it is none or cannot be read.
-pub fn sha256(path: &Path, progress: &dyn Fn(u64)) -> Result<[u8; 32], FilesError> {
+pub fn digests(path: &Path) -> Result<(Digest, String), FilesError> {
+    let (mut blake3, mut sha256) = (blake3::Hasher::new(), Sha256::new());
+    read(path, &mut |bytes| {
+        blake3.update(bytes);
+        sha256.update(bytes);
+    })?;
+    Ok((blake3.finalize().into(), hex(&sha256.finalize())))
+}
+
+fn sha256(path: &Path, progress: &dyn Fn(u64)) -> Result<[u8; 32], FilesError> {
+    let mut hasher = Sha256::new();
+    read(path, &mut |bytes| {
+        hasher.update(bytes);
+        progress(bytes.len() as u64);
+    })?;
+    Ok(hasher.finalize().into())
+}
+
+/// Reads a file part by part.
+fn read(path: &Path, each: &mut dyn FnMut(&[u8])) -> Result<(), FilesError> {
     // asked before it is opened: opening a pipe waits for a writer
     if !fs::symlink_metadata(path).map_err(io(path))?.is_file() {
         return Err(FilesError::Kind(path.to_owned()));
     }
     let mut file = File::open(path).map_err(io(path))?;
-    let mut hasher = Sha256::new();
     let mut buffer = vec![0; READ_BYTES];
     loop {
         let read = file.read(&mut buffer).map_err(io(path))?;
-        let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
-        hasher.update(bytes);
-        progress(bytes.len() as u64);
+        let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { return Ok(()) };
+        each(bytes);
     }
-    Ok(hasher.finalize().into())
 }
 
 fn list(top: &Path, folder: &Path, prefix: &str, depth: usize, names: &mut Vec<String>) -> Result<(), FilesError> {
@@ -166,6 +183,8 @@ mod tests {
         let mut root = Sha256::new();
         ["1", "2", "3"].iter().for_each(|text| root.update(Sha256::digest(text)));
         assert_eq!(read.root, hex(&root.finalize()));
+        let (blake3, sha256) = digests(&folder.path().join("a")).unwrap();
+        assert_eq!((blake3, &sha256), (Digest::of(b"1"), &read.files[0].sha256));
         assert_eq!(read.files[0].sha256, "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b");
     }
 

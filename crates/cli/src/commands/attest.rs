@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use fedprune_attest::envelope::ENVELOPE_LIMIT;
 use fedprune_attest::model::BUNDLE_LIMIT;
-use fedprune_attest::{AttestationPublicKey, Envelope, FolderFiles, ModelError, ModelSignature, Statement};
+use fedprune_attest::{AttestationPublicKey, Envelope, FolderFiles, ModelError, ModelSignature, Statement, files};
 use fedprune_federation::{Consortium, consortium};
-use fedprune_mask::ballot::digest_of_bytes;
 use serde::Serialize;
 
 use crate::args::{AttestMergeOptions, AttestVerifyOptions};
@@ -17,8 +16,6 @@ use crate::progress::Meter;
 
 /// Exit code of what does not hold.
 const FAILED: u8 = 12;
-/// Largest ballot that is read to be compared, in bytes.
-const MAX_BALLOT_BYTES: usize = 1 << 32;
 
 /// The answer of `fedprune attest merge`.
 #[derive(Debug, Serialize)]
@@ -230,9 +227,9 @@ fn compare_ballot(
         report.notes.push("no ballot was given (--ballot) to be compared with it".to_owned());
         return Ok(None);
     };
-    let found = digest_of_bytes(&read_small(path, MAX_BALLOT_BYTES)?).to_string();
-    let attested = subject.digest.get("blake3");
-    Ok((attested != Some(&found)).then(|| format!("`{}` is another ballot, {found}", path.display())))
+    let (blake3, sha256) = files::digests(path)?;
+    let found = [("blake3".to_owned(), blake3.to_string()), ("sha256".to_owned(), sha256)];
+    Ok((subject.digest != found.into()).then(|| format!("`{}` is another ballot, {blake3}", path.display())))
 }
 
 /// What differs between a folder and what is attested of it.

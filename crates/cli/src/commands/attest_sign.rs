@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::attest::folder_files;
 use super::attestation_key;
-use super::home::{Home, key_path, read_signing_key};
+use super::home::{Home, exposed, key_path, read_signing_key};
 use crate::args::{AttestBallotOptions, AttestModelOptions, AttestResultOptions};
 use crate::files::{absolute, check_new, create_document, program, shell};
 use crate::output::{facts, tame};
@@ -68,10 +68,8 @@ pub fn ballot(options: &AttestBallotOptions) -> anyhow::Result<SignedReport> {
     };
     let body = included.header().body;
     let path = options.transcript.join(body_path(body));
-    let sha256 = files::sha256(&path, &|_| ())?;
-    let sha256: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
-    let found = Transcript::open(&options.transcript, &limits)?.body(body)?;
-    if fedprune_mask::ballot::digest_of_bytes(found.bytes()) != body {
+    let (found, sha256) = files::digests(&path)?;
+    if found != body {
         bail!("`{}` is not the ballot that was signed; fedprune audit verify says more", path.display());
     }
     let predicate = BallotPredicate {
@@ -138,8 +136,9 @@ pub fn model(options: &AttestModelOptions, meter: &Meter) -> anyhow::Result<Sign
     if out.starts_with(&folder) {
         bail!("`{}` would be one of the files that are signed; write it outside `{}`", out.display(), folder.display());
     }
-    let home = Home::open(&options.home)?;
+    let mut home = Home::open(&options.home)?;
     let key = attestation_key::read_private(&options.home)?;
+    home.warnings.extend(exposed(&attestation_key::private_path(&options.home)));
     let listed = home.consortium.member(home.member).and_then(|member| member.attestation_key.clone());
     let listed = listed.and_then(|pem| fedprune_attest::AttestationPublicKey::from_pem(&pem).ok());
     if listed.as_ref() != Some(&key.public()) {
