@@ -170,11 +170,15 @@ fn votes_of(out: &mut dyn Write, height: &HeightReport, alone: bool) -> io::Resu
         height.contributors.iter().try_for_each(|ballot| vote(out, ballot))?;
         writeln!(out, "</tbody></table>")?;
     }
-    for (what, root) in
-        [("agreed on", height.agreed_mask_root), ("recomputed from the ballots", height.recomputed_mask_root)]
-    {
-        if let (Some(root), false) = (root, alone && what != "agreed on") {
-            writeln!(out, "<p>Mask root {what}: <code>{root}</code></p>")?;
+    let line =
+        |out: &mut dyn Write, what: &str, root: Digest| writeln!(out, "<p>Mask root {what}: <code>{root}</code></p>");
+    match (height.agreed_mask_root, height.recomputed_mask_root) {
+        (Some(agreed), Some(recomputed)) if agreed == recomputed => {
+            line(out, "agreed on, and recomputed from the ballots", agreed)?;
+        }
+        (agreed, recomputed) => {
+            agreed.map_or(Ok(()), |root| line(out, "agreed on", root))?;
+            recomputed.map_or(Ok(()), |root| line(out, "recomputed from the ballots", root))?;
         }
     }
     Ok(())
