@@ -13,5 +13,5 @@ transcript=$(ls -d "$scratch"/demo/homes/east/rounds/*/transcript)
 consortium=$("$program" audit verify "$transcript" --format json | sed -n 's/^  "consortium": "\(.*\)",$/\1/p')
 "$program" audit report "$transcript" --out "$scratch/report.html" --model "$scratch/demo/model" \
   --pruned "$scratch/demo/pruned/east" --consortium-id "$consortium" --round-id "$(basename "$(dirname "$transcript")")"
-chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1000,1250 \
+chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1000,1540 \
   --screenshot="$pictures/audit-report.png" "file://$scratch/report.html" >/dev/null 2>&1
