@@ -128,3 +128,103 @@ fn names_from_a_transcript_are_harmless() {
         assert!(!output.stdout.is_empty());
     }
 }
+
+/// Runs the program in a world's folder; exit code, and what was printed to either stream.
+fn run_in(world: &World, arguments: &[&str]) -> (i32, String) {
+    let program = env!("CARGO_BIN_EXE_fedprune-under-test");
+    let output = Command::new(program).args(arguments).current_dir(world.folder.path()).output().expect("it starts");
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).expect("reports are text");
+    assert!(!said.contains("panicked"), "{said}");
+    (output.status.code().expect("an exit code"), said)
+}
+
+#[test]
+fn a_page_has_the_exit_code_of_its_verdict() {
+    let world = World::new(ITERATIVE);
+    let (consortium, round) = (world.consortium.id().to_string(), world.round.id().to_string());
+    let ids = ["--consortium-id", &consortium, "--round-id", &round];
+    let report =
+        |out: &str, more: &[&str]| run_in(&world, &[&["audit", "report", "transcript", "--out", out], more].concat());
+    let everything = [&["--model", "model", "--pruned", "pruned"], &ids[..]].concat();
+    let (code, said) = report("a.html", &everything);
+    assert!(code == 0 && said.contains("VERIFIED: "), "{said}");
+    let page = fs::read_to_string(world.path("a.html")).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.contains(">VERIFIED<") && page.contains("<svg"));
+    let (code, said) = report("a.html", &everything);
+    assert!(code == 1 && said.contains("is not overwritten"), "{said}");
+    let (code, said) = report("b.html", &["--model", "model"]);
+    assert!(code == 10 && said.contains("SELF-CONSISTENT: "), "{said}");
+    let (code, _) = report("c.html", &ids);
+    assert_eq!(code, 11);
+    flip(&first_of_class(&world.transcript(), "results"));
+    let (code, said) = report("d.html", &[&everything[..], &["--format", "json"]].concat());
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &said["verdict"], &said["page"]), (12, &Value::from("FAILED"), &Value::from("d.html")));
+    assert!(fs::read_to_string(world.path("d.html")).unwrap().contains(">FAILED<"));
+}
+
+#[test]
+fn comparisons_have_exit_codes_of_their_own() {
+    let world = World::new(ITERATIVE);
+    support::copy_folder(&world.transcript(), &world.path("other"));
+    let compare = |b: &str, expected: i32, verdict: &str| {
+        let (code, said) = run_in(&world, &["audit", "compare", "transcript", b]);
+        assert_eq!(code, expected, "{said}");
+        let last = said.trim_end().lines().last().unwrap();
+        assert!(last.starts_with(&format!("{verdict}: ")), "{said}");
+    };
+    compare("other", 0, "SAME-DECISION");
+    fs::remove_dir_all(world.path("other/heights/0001")).unwrap();
+    compare("other", 13, "PARTIAL");
+    flip(&first_of_class(&world.path("other"), "results"));
+    compare("other", 12, "FAILED");
+    let another = World::new(ONE_SHOT);
+    support::copy_folder(&another.transcript(), &world.path("another"));
+    compare("another", 15, "OTHER-ROUND");
+    let abandoned =
+        fedprune_federation::Justified::abandoned(fedprune_federation::Height(0), &world.consortium, &world.round);
+    let settled = world.settled(fedprune_federation::Height(0), 0, abandoned).encode();
+    fs::write(world.path("other/heights/0000/settled.bin"), settled).unwrap();
+    compare("other", 14, "CONTRADICTION");
+    let (code, said) = run_in(&world, &["audit", "compare", "transcript", "model"]);
+    assert!(code == 1 && said.contains("is no transcript"), "{said}");
+    let (code, _) = run_in(&world, &["audit", "compare", "transcript"]);
+    assert_eq!(code, 2);
+}
+
+#[test]
+fn a_proof_is_written_and_checked_alone() {
+    let world = World::new(ONE_SHOT);
+    let document = world.consortium.consortium().to_toml().unwrap();
+    fs::write(world.path("consortium.toml"), document).unwrap();
+    fs::write(world.path("round.toml"), world.round.to_toml(world.consortium.consortium()).unwrap()).unwrap();
+    let run = |arguments: &str, expected: i32, says: &str| {
+        let (code, said) = run_in(&world, &arguments.split(' ').collect::<Vec<_>>());
+        assert_eq!(code, expected, "{arguments}: {said}");
+        assert!(said.contains(says), "{arguments}: `{says}` is not in {said}");
+    };
+    run("audit prove north --transcript transcript --out north.proof", 0, "check-proof north.proof");
+    fs::rename(world.transcript(), world.path("elsewhere")).unwrap();
+    let check = "audit check-proof north.proof";
+    run(&format!("{check} --consortium consortium.toml"), 0, "--round tells");
+    run(&format!("{check} --consortium consortium.toml --round round.toml"), 0, "in the round that was named");
+    let (consortium, round) = (world.consortium.id(), world.round.id());
+    run(
+        &format!("{check} --consortium-id {consortium} --round-id {round} --format json"),
+        0,
+        "\"verdict\": \"PROVEN\"",
+    );
+    run(&format!("{check} --consortium-id {round}"), 12, "FAILED: it proves nothing: the proof is of consortium");
+    run(&format!("{check} --consortium-id {consortium} --round-id {consortium}"), 12, "the proof is of round");
+    run(check, 2, "--consortium");
+    run("audit check-proof nowhere --consortium consortium.toml", 1, "nowhere");
+    run("audit check-proof consortium.toml --consortium consortium.toml", 12, "not of this protocol");
+    flip(&world.path("north.proof"));
+    run(&format!("{check} --consortium consortium.toml"), 12, "FAILED");
+    run("audit prove nobody --transcript elsewhere --out x", 1, "`east`, `north`, `south`, `west`");
+    let height = fedprune_federation::Height(0);
+    let abandoned = fedprune_federation::Justified::abandoned(height, &world.consortium, &world.round);
+    fs::write(world.path("elsewhere/heights/0000/settled.bin"), world.settled(height, 0, abandoned).encode()).unwrap();
+    run("audit prove north --transcript elsewhere --out x", 16, "NOT-COUNTED");
+    assert!(!world.path("x").exists());
+}

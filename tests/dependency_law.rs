@@ -14,6 +14,7 @@ const OURS: &[(&str, &[&str])] = &[
     ("fedprune-study", &["fedprune-checkpoint", "fedprune-mask", "fedprune-model", "fedprune-prune"]),
     ("fedprune-federation", &["fedprune-mask"]),
     ("fedprune-audit", &["fedprune-checkpoint", "fedprune-federation", "fedprune-mask"]),
+    ("fedprune-attest", &["fedprune-federation", "fedprune-mask"]),
     ("fedprune-engine", &["fedprune-federation", "fedprune-mask"]),
     (
         "fedprune-node",
@@ -23,6 +24,7 @@ const OURS: &[(&str, &[&str])] = &[
     (
         "fedprune-cli",
         &[
+            "fedprune-attest",
             "fedprune-audit",
             "fedprune-checkpoint",
             "fedprune-federation",
@@ -44,6 +46,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tokenizers", &["fedprune-model", "fedprune-examples"]),
     ("bincode", &["fedprune-mask"]),
     ("ed25519-dalek", &["fedprune-federation"]),
+    ("p256", &["fedprune-attest"]),
     ("arc-malachitebft-core-consensus", &["fedprune-engine"]),
     ("tokio", &["fedprune-node", "fedprune-cli"]),
     ("libp2p", &["fedprune-node"]),

@@ -166,7 +166,9 @@ fn four_members_come_to_an_approved_round() {
         let mut left: Vec<_> =
             std::fs::read_dir(at.join(name)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["consortium.signatures", "consortium.toml", "key.pem", "rounds"]);
+        let keys = ["attestation-key.pem", "attestation-key.public.pem"];
+        let others = ["consortium.signatures", "consortium.toml", "key.pem", "rounds"];
+        assert_eq!(left, [&keys[..], &others].concat());
     }
 }
 

@@ -10,17 +10,25 @@
 //! | [`verify`](mod@verify) | every check, one after another |
 //! | [`report`] | what was compared, what was found, and the verdict |
 //! | [`show`](mod@show) | the round at a glance, for people |
+//! | [`html`] | the report as a page |
+//! | [`mod@compare`] | whether two transcripts tell of one decision |
+//! | [`mod@prove`] | proof that a member's ballots count, in a small file |
 //!
 //! `docs/transcript.md` describes every file byte by byte, for verifiers that share no code with this one.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
+pub mod compare;
+pub mod html;
+pub mod prove;
 pub mod report;
 pub mod show;
 pub mod transcript;
 pub mod verify;
 
+pub use compare::{Comparison, Sameness, compare};
+pub use prove::{ProveError, Proven, prove};
 pub use report::{Check, Finding, Outcome, Report, Verdict};
-pub use show::{Overview, show};
+pub use show::{Overview, overview, show};
 pub use transcript::{Limits, Summary, Transcript, TranscriptError, TranscriptWriter};
-pub use verify::{AuditError, Options, Progress, Step, verify};
+pub use verify::{AuditError, Options, Progress, Step, verify, verify_and_measure};

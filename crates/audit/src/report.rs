@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use fedprune_federation::{ConsortiumId, Height, RoundId};
 use fedprune_mask::Digest;
+use fedprune_mask::ballot::EncodedBytes;
 use serde::Serialize;
 
 /// What a check is about.
@@ -121,6 +122,38 @@ pub struct Contribution {
     pub bytes: Option<u64>,
     /// When the member says that it signed, in milliseconds since 1970.
     pub claimed_unix_ms: Option<u64>,
+    /// How it says its masks; only the model tells.
+    pub encodings: Option<Encodings>,
+}
+
+/// How a ballot says its masks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Encodings {
+    /// Taps whose activation norms it carries.
+    pub norms_taps: usize,
+    /// Taps of which it carries a threshold for each column.
+    pub thresholds_taps: usize,
+    /// Taps of which it carries the packed bits.
+    pub bitmap_taps: usize,
+    /// Its bytes, by what they are for.
+    pub bytes: EncodedBytes,
+}
+
+/// How far the ballots agree on one matrix.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MatrixAgreement {
+    /// Index of its decoder block.
+    pub block: u32,
+    /// What it is in its block, such as `q_proj`.
+    pub kind: String,
+    /// Its weights.
+    pub weights: u64,
+    /// Those that the mask prunes.
+    pub pruned: u64,
+    /// Those that all ballots prune or all keep.
+    pub unanimous: u64,
+    /// Share of (weight, pair of votes) in which both say the same; 1 where there is one vote.
+    pub agreement: f64,
 }
 
 /// An aggregator in whose view nothing was decided: it or the network failed, or it lied.
@@ -213,7 +246,7 @@ impl Verdict {
 }
 
 /// Everything that an audit found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// What it all comes to.
     pub verdict: Verdict,
@@ -229,6 +262,9 @@ pub struct Report {
     pub mask_root: Option<Digest>,
     /// What each height came to.
     pub heights: Vec<HeightReport>,
+    /// How far the ballots agree on each matrix, in layout order; empty unless asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub agreement: Vec<MatrixAgreement>,
     /// Every comparison.
     pub checks: Vec<Check>,
     /// Proven faults of members.
@@ -359,10 +395,12 @@ impl Report {
 
 /// Text from outside on one line, without what would move a terminal's cursor; at most 120 characters.
 pub(crate) fn harmless(text: &str) -> String {
-    let harmful = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().take(120).map(|c| if harmful(c) { '\u{fffd}' } else { c }).collect()
+    text.chars().take(120).map(|c| if is_harmful(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Whether a character moves a cursor or turns the order of others round.
+pub(crate) fn is_harmful(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// An error and its causes on one line, without saying anything twice.

@@ -9,7 +9,7 @@ use fedprune_federation::{Consortium, Round};
 use fedprune_mask::Digest;
 use serde::Serialize;
 
-use crate::report::{Finding, HeightReport, chain};
+use crate::report::{Finding, HeightReport, Report, chain};
 use crate::transcript::{Limits, Summary, Transcript};
 use crate::verify::{AuditError, Options, verify};
 
@@ -55,7 +55,14 @@ pub struct Overview {
 /// [`AuditError`] when there is none. What is wrong with it is in the overview.
 pub fn show(folder: &Path, limits: Limits) -> Result<Overview, AuditError> {
     let options = Options { limits, ..Options::default() };
-    let report = verify(folder, &options, &|_| ())?;
+    overview(folder, limits, &verify(folder, &options, &|_| ())?)
+}
+
+/// What the transcript in a folder holds, once it was audited.
+///
+/// # Errors
+/// [`AuditError`] when there is none.
+pub fn overview(folder: &Path, limits: Limits, report: &Report) -> Result<Overview, AuditError> {
     let mut problems: Vec<String> = report.failures().map(failure).collect();
     let transcript = match Transcript::open(folder, &limits) {
         Ok(transcript) => Some(transcript),
@@ -89,8 +96,8 @@ pub fn show(folder: &Path, limits: Limits) -> Result<Overview, AuditError> {
         members: consortium.iter().flat_map(|known| known.members().iter().enumerate().map(member)).collect(),
         round: round.as_ref().map(|round| round.id().0),
         terms: round.as_ref().zip(consortium.as_ref()).and_then(|(round, known)| round.to_toml(known).ok()),
-        heights: report.heights,
-        findings: report.findings,
+        heights: report.heights.clone(),
+        findings: report.findings.clone(),
         problems,
         summary,
     })

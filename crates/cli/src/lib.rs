@@ -4,7 +4,8 @@
 //! report as text for people or JSON for machines; [`progress`] says on standard error how far things are.
 //!
 //! Standard output carries the report alone. Exit codes: 0 done, 1 failed, 2 not understood, 130 stopped by a signal;
-//! `audit verify` has 10, 11 and 12 for the verdicts that are not VERIFIED, `node run` 3 for an abandoned round.
+//! `audit verify` and `audit report` have 10, 11 and 12 for the verdicts that are not VERIFIED, `audit compare` 12 to 15, `audit
+//! prove` 16, `audit check-proof` and `attest verify` 12, `node run` 3 for an abandoned round.
 
 #[cfg(not(any(feature = "silo", feature = "federation", feature = "audit")))]
 compile_error!("`fedprune` without any command; enable at least one of the features `silo`, `federation`, `audit`");
@@ -21,11 +22,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-#[cfg(feature = "audit")]
-use args::AuditCommand;
 #[cfg(feature = "study")]
 use args::StudyCommand;
 use args::{Arguments, Command};
+#[cfg(feature = "audit")]
+use args::{AttestCommand, AuditCommand};
 #[cfg(feature = "federation")]
 use args::{ConsortiumCommand, KeyCommand, NodeCommand, RoundCommand, TestnetCommand};
 #[cfg(feature = "silo")]
@@ -83,6 +84,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         #[cfg(feature = "federation")]
         Command::Key(KeyCommand::Show(show)) => Box::new(commands::key::show(show)?),
         #[cfg(feature = "federation")]
+        Command::Key(KeyCommand::Attestation(key)) => Box::new(commands::attestation_key::run(key)?),
+        #[cfg(feature = "federation")]
         Command::Consortium(ConsortiumCommand::New(new)) => Box::new(commands::consortium::new(new)?),
         #[cfg(feature = "federation")]
         Command::Consortium(ConsortiumCommand::Add(add)) => Box::new(commands::consortium::add(add)?),
@@ -103,7 +106,25 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         #[cfg(feature = "audit")]
         Command::Audit(AuditCommand::Verify(verify)) => Box::new(commands::audit::verify(verify, &meter)?),
         #[cfg(feature = "audit")]
+        Command::Audit(AuditCommand::Report(report)) => Box::new(commands::audit::report(report, &meter)?),
+        #[cfg(feature = "audit")]
         Command::Audit(AuditCommand::Show(show)) => Box::new(commands::audit::show(show)?),
+        #[cfg(feature = "audit")]
+        Command::Audit(AuditCommand::Compare(compare)) => Box::new(commands::proof::compare(compare)?),
+        #[cfg(feature = "audit")]
+        Command::Audit(AuditCommand::Prove(prove)) => Box::new(commands::proof::prove(prove)?),
+        #[cfg(feature = "audit")]
+        Command::Audit(AuditCommand::CheckProof(check)) => Box::new(commands::proof::check(check)?),
+        #[cfg(all(feature = "audit", feature = "federation"))]
+        Command::Attest(AttestCommand::Ballot(ballot)) => Box::new(commands::attest_sign::ballot(ballot)?),
+        #[cfg(all(feature = "audit", feature = "federation"))]
+        Command::Attest(AttestCommand::Result(result)) => Box::new(commands::attest_sign::result(result, &meter)?),
+        #[cfg(all(feature = "audit", feature = "federation"))]
+        Command::Attest(AttestCommand::Model(model)) => Box::new(commands::attest_sign::model(model, &meter)?),
+        #[cfg(feature = "audit")]
+        Command::Attest(AttestCommand::Merge(merge)) => Box::new(commands::attest::merge(merge)?),
+        #[cfg(feature = "audit")]
+        Command::Attest(AttestCommand::Verify(verify)) => Box::new(commands::attest::verify(verify, &meter)?),
         #[cfg(feature = "federation")]
         Command::Testnet(TestnetCommand::Run(run)) => Box::new(commands::testnet::run(run, &meter)?),
         #[cfg(feature = "federation")]

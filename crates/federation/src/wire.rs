@@ -45,6 +45,8 @@ pub enum Content {
     Question = 25,
     /// What it is answered.
     Answer = 26,
+    /// Proof that a member's ballots count.
+    Inclusion = 30,
     /// The signed header of a ballot.
     BallotHeader = 34,
     /// A signed holdings statement.
@@ -61,7 +63,7 @@ pub enum Content {
 
 impl Content {
     /// All of them.
-    pub const ALL: [Content; 17] = [
+    pub const ALL: [Content; 18] = [
         Content::Consortium,
         Content::ConsortiumSignatures,
         Content::Round,
@@ -73,6 +75,7 @@ impl Content {
         Content::Record,
         Content::Question,
         Content::Answer,
+        Content::Inclusion,
         Content::BallotHeader,
         Content::Holdings,
         Content::MaskResult,
@@ -103,6 +106,7 @@ impl Content {
             Content::Record => "an entry of a log",
             Content::Question => "a question",
             Content::Answer => "an answer",
+            Content::Inclusion => "proof that ballots count",
             Content::Proposal => "a proposal",
             Content::Prevote => "a prevote",
             Content::Precommit => "a precommit",

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::model::{self, MODEL};
 use crate::mutate::Numbers;
 use crate::targets::{AUDITED, BODIES, BallotKind, WORLDS, ballot_of, bodies, encoded_chunk, holdings, journal_key};
-use crate::targets::{justified, segment};
+use crate::targets::{inclusion, justified, segment};
 
 /// Names and inputs.
 type Seeds = Vec<(String, Vec<u8>)>;
@@ -137,6 +137,17 @@ fn messages_of(world: &World) -> Vec<(&'static str, Vec<u8>)> {
         ("evidence-ballots", evidence.encode()),
         ("evidence-prevotes", votes_twice.encode()),
     ]
+}
+
+/// Proofs of inclusion.
+pub fn proofs() -> Seeds {
+    let proofs = WORLDS.iter().enumerate();
+    proofs.map(|(number, world)| (format!("round-{number}"), inclusion(world, 1).encode())).collect()
+}
+
+/// Attestations.
+pub fn attestations() -> Seeds {
+    crate::targets::attestations()
 }
 
 /// Documents and records.

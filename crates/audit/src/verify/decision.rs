@@ -41,7 +41,8 @@ pub(super) fn audit_height(
     let Some(settled) = settled else { return HeightOutcome::default() };
     let Some(manifest) = settled.decision().ballots() else {
         proposals::judge(context, height, &statements, &settled, &mut BTreeMap::new(), ledger);
-        ledger.height(summary(context, &settled, &statements, Recomputed::default()));
+        let report = summary(context, &settled, &statements, Recomputed::default(), ledger);
+        ledger.height(report);
         return HeightOutcome { abandoned: true, digests: None };
     };
     let bodies = ballots::read(context, height, &manifest, &statements.headers, ledger);
@@ -56,12 +57,13 @@ pub(super) fn audit_height(
     let mut roots: BTreeMap<Vec<Option<Digest>>, Option<Digest>> = BTreeMap::new();
     roots.insert(manifest.ballots().to_vec(), recomputed.or(settled.decision().mask_root()));
     proposals::judge(context, height, &statements, &settled, &mut roots, ledger);
-    ledger.height(summary(context, &settled, &statements, Recomputed { agreed, root: recomputed }));
+    let report = summary(context, &settled, &statements, Recomputed { agreed, root: recomputed }, ledger);
+    ledger.height(report);
     HeightOutcome { abandoned: false, digests }
 }
 
 /// The decision with its certificate.
-fn settled(context: &Context<'_>, height: Height, said: &mut Said, ledger: &mut Ledger) -> Option<Settled> {
+pub(super) fn settled(context: &Context<'_>, height: Height, said: &mut Said, ledger: &mut Ledger) -> Option<Settled> {
     let path = settled_path(height);
     let fail = |ledger: &mut Ledger, what: &str, why: String| {
         ledger.add(Area::Decision, Some(height), format!("decision of height {height}"), what, failed(why));
@@ -203,7 +205,13 @@ struct Recomputed {
 }
 
 /// The height at a glance.
-fn summary(context: &Context<'_>, settled: &Settled, statements: &Statements, recomputed: Recomputed) -> HeightReport {
+fn summary(
+    context: &Context<'_>,
+    settled: &Settled,
+    statements: &Statements,
+    recomputed: Recomputed,
+    ledger: &Ledger,
+) -> HeightReport {
     let names = |members: &mut dyn Iterator<Item = fedprune_federation::MemberIndex>| {
         members.map(|member| context.name(member)).collect::<Vec<String>>()
     };
@@ -218,6 +226,7 @@ fn summary(context: &Context<'_>, settled: &Settled, statements: &Statements, re
             ballot: body,
             bytes: header.map(|header| header.body_bytes),
             claimed_unix_ms: header.map(|header| header.claimed_unix_ms),
+            encodings: ledger.encodings.get(&body).copied(),
         }
     };
     let manifest = settled.decision().ballots();

@@ -34,11 +34,11 @@ impl<T> Default for Kind<T> {
 }
 
 impl<T: Statement> Kind<T> {
-    fn add(&mut self, statement: &SignatureChecked<T>, file: &str) {
+    fn add(&mut self, statement: &SignatureChecked<T>, from: &str, file: &str) {
         let different = self.0.entry(statement.member()).or_default();
         let digest = Digest::of(&statement.preimage());
         if different.len() < MAX_DIFFERENT {
-            different.entry(digest).or_insert_with(|| (statement.clone(), file.to_owned()));
+            different.entry(digest).or_insert_with(|| (statement.clone(), format!("{from}{file}")));
         }
     }
 
@@ -68,6 +68,8 @@ impl Kind<Holdings> {
 /// Everything that was said at one height.
 #[derive(Default)]
 pub(super) struct Said {
+    /// What the names of files are preceded by.
+    from: &'static str,
     headers: Kind<BallotHeader>,
     holdings: Kind<Holdings>,
     results: Kind<MaskResult>,
@@ -77,33 +79,54 @@ pub(super) struct Said {
 }
 
 impl Said {
+    /// Nothing yet; names of files are preceded by `from`.
+    pub fn from(from: &'static str) -> Self {
+        Self { from, ..Self::default() }
+    }
+
+    /// Takes over everything that was said elsewhere.
+    pub fn absorb(&mut self, other: Said) {
+        fn take<T: Statement>(kind: &mut Kind<T>, other: Kind<T>) {
+            for (statement, file) in other.0.into_values().flat_map(BTreeMap::into_values) {
+                kind.add(&statement, "", &file);
+            }
+        }
+        take(&mut self.headers, other.headers);
+        take(&mut self.holdings, other.holdings);
+        take(&mut self.results, other.results);
+        take(&mut self.proposals, other.proposals);
+        take(&mut self.prevotes, other.prevotes);
+        take(&mut self.precommits, other.precommits);
+    }
+
     /// A header was found in `file`.
     pub fn header(&mut self, statement: &SignatureChecked<BallotHeader>, file: &str) {
-        self.headers.add(statement, file);
+        self.headers.add(statement, self.from, file);
     }
 
     /// A holdings statement was found in `file`.
     pub fn holdings(&mut self, statement: &SignatureChecked<Holdings>, file: &str) {
-        self.holdings.add(statement, file);
+        self.holdings.add(statement, self.from, file);
     }
 
     /// A result was found in `file`.
     pub fn result(&mut self, statement: &SignatureChecked<MaskResult>, file: &str) {
-        self.results.add(statement, file);
+        self.results.add(statement, self.from, file);
     }
 
     /// A proposal was found in `file`.
     pub fn proposal(&mut self, statement: &SignatureChecked<Proposal>, file: &str) {
-        self.proposals.add(statement, file);
+        self.proposals.add(statement, self.from, file);
     }
 
     /// Evidence that verified was found in `file`.
     pub fn evidence(&mut self, evidence: &Evidence, file: &str) {
-        fn both<T: Statement>(kind: &mut Kind<T>, pair: &Equivocation<T>, file: &str) {
+        fn both<T: Statement>(kind: &mut Kind<T>, pair: &Equivocation<T>, (from, file): (&str, &str)) {
             for statement in pair.statements() {
-                kind.add(statement, file);
+                kind.add(statement, from, file);
             }
         }
+        let file = (self.from, file);
         match evidence {
             Evidence::Ballot(pair) => both(&mut self.headers, pair, file),
             Evidence::Holdings(pair) => both(&mut self.holdings, pair, file),

@@ -1,12 +1,12 @@
 //! Checks, findings and notes as they are made.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fedprune_federation::{Height, Ratified, Round};
 use fedprune_mask::Digest;
 
 use super::Options;
-use crate::report::{Area, Check, Fault, Finding, HeightReport, Outcome, Report};
+use crate::report::{Area, Check, Encodings, Fault, Finding, HeightReport, MatrixAgreement, Outcome, Report};
 
 /// Collects what an audit finds.
 #[derive(Debug, Default)]
@@ -17,6 +17,10 @@ pub(super) struct Ledger {
     heights: Vec<HeightReport>,
     /// Ballots that some height counts.
     pub counted: BTreeSet<Digest>,
+    /// How each ballot that could be read says its masks.
+    pub encodings: BTreeMap<Digest, Encodings>,
+    /// How far ballots agree, matrix by matrix.
+    pub agreement: Vec<MatrixAgreement>,
     pub mask_root: Option<Digest>,
 }
 
@@ -56,6 +60,11 @@ impl Ledger {
         self.notes.push(note);
     }
 
+    /// The proven faults so far.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
     /// Keeps what a height came to.
     pub fn height(&mut self, report: HeightReport) {
         if let Some(passed_over) = report.passed_over_in_words() {
@@ -78,6 +87,7 @@ impl Ledger {
             ids_given,
             mask_root: self.mask_root,
             heights: self.heights,
+            agreement: self.agreement,
             checks: self.checks,
             findings: self.findings,
             notes: self.notes,

@@ -7,19 +7,20 @@ use std::collections::BTreeMap;
 use fedprune_federation::ballot::validate;
 use fedprune_federation::round::Scaling;
 use fedprune_federation::{BallotHeader, Height, Manifest, MemberIndex, SignatureChecked};
+use fedprune_mask::ballot::Encoding;
 use fedprune_mask::matrix_mask::mask_root;
 use fedprune_mask::tally::{Tally, TallyError, Voter};
-use fedprune_mask::{Ballot, Counts, Digest, MatrixMask, MatrixSource, WeightsView};
+use fedprune_mask::{Ballot, Counts, Digest, Matrix, MatrixMask, MatrixSource, WeightsView};
 
 use super::ledger::{Ledger, blamed, failed};
 use super::model::Block;
 use super::pruned::PrunedCopy;
 use super::{Context, Progress, Step};
-use crate::report::{Area, Outcome, chain};
+use crate::report::{Area, Encodings, MatrixAgreement, Outcome, chain};
 use crate::transcript::Body;
 
 /// What is done with each matrix: index in the whole layout, base weights, mask, and its votes if kept weights are
-/// scaled by them.
+/// scaled by them or if it is measured how far they agree.
 type Each<'e> = dyn FnMut(usize, WeightsView<'_>, &MatrixMask, Option<&Counts>) + 'e;
 
 /// Recomputes the masks of a height from the ballots that count; their digests, if all of them are sound.
@@ -61,13 +62,18 @@ pub(super) fn recompute(
     }
     let compared = format!("{} ballots with the weights of the base model", ballots.len());
     let mut pruned = pruned;
+    let mut agreement = Vec::new();
     let mut each = |index: usize, weights: WeightsView<'_>, mask: &MatrixMask, counts: Option<&Counts>| {
         if let Some(pruned) = &mut pruned {
             pruned.compare(index, weights, mask, counts);
         }
+        if let (true, Some(counts), Some(matrix)) = (context.agreement, counts, model.layout().matrices().get(index)) {
+            agreement.push(measure(matrix, mask, counts));
+        }
     };
     match masks(context, &block, height, ballots, &mut each) {
         Ok(digests) => {
+            ledger.agreement.append(&mut agreement);
             let root = mask_root(block.layout.digest(), digests.iter().copied());
             let compared = format!("{compared}: they come to mask root {root}");
             ledger.add(Area::Mask, Some(height), subject, compared, Outcome::Passed);
@@ -103,11 +109,42 @@ fn judge<'b>(
         validated.map(|_| ballot).map_err(|error| chain(&error))
     });
     let (ballot, outcome) = match judged {
-        Ok(ballot) => (Some(ballot), Outcome::Passed),
+        Ok(ballot) => {
+            ledger.encodings.insert(header.content().body, encodings(&ballot));
+            (Some(ballot), Outcome::Passed)
+        }
         Err(why) => (None, blamed(name, why)),
     };
     ledger.add(Area::Ballot, Some(height), subject, compared, outcome);
     ballot
+}
+
+/// How a ballot says its masks.
+fn encodings(ballot: &Ballot<'_>) -> Encodings {
+    let mut encodings = Encodings { bytes: ballot.encoded_bytes(), ..Encodings::default() };
+    for tap in 0..ballot.layout().taps().len() {
+        let taps = match ballot.encoding(tap) {
+            Encoding::Norms => &mut encodings.norms_taps,
+            Encoding::ColumnThresholds => &mut encodings.thresholds_taps,
+            Encoding::Bitmap => &mut encodings.bitmap_taps,
+        };
+        *taps = taps.saturating_add(1);
+    }
+    encodings
+}
+
+/// How far the votes on one matrix agree.
+fn measure(matrix: &Matrix, mask: &MatrixMask, counts: &Counts) -> MatrixAgreement {
+    let agreement = counts.agreement();
+    let name = matrix.name.trim_end_matches(".weight");
+    MatrixAgreement {
+        block: matrix.block,
+        kind: name.rsplit('.').next().unwrap_or(name).to_owned(),
+        weights: agreement.weights,
+        pruned: mask.count_pruned(),
+        unanimous: agreement.unanimous,
+        agreement: agreement.share(),
+    }
 }
 
 /// The digests of the masks of a height's matrices, in order.
@@ -126,10 +163,12 @@ fn masks(
     let mut digests = Vec::with_capacity(block.layout.matrices().len());
     for (index, matrix) in block.layout.matrices().iter().enumerate() {
         let weights = block.matrix(index);
-        // without scaling nobody asks for counts, and many masks are cheaper without
+        // many masks are cheaper without counts
         let (mask, counts) = match terms.scaling {
-            Scaling::None => (tally.mask(index, weights)?, None),
-            Scaling::Support => tally.matrix(index, weights).map(|(mask, counts)| (mask, Some(counts)))?,
+            Scaling::None if !context.agreement => (tally.mask(index, weights)?, None),
+            Scaling::None | Scaling::Support => {
+                tally.matrix(index, weights).map(|(mask, counts)| (mask, Some(counts)))?
+            }
         };
         each(block.first.saturating_add(index), weights, &mask, counts.as_ref());
         digests.push(mask.digest());

@@ -11,11 +11,13 @@
 //! | `proposals` | what aggregators proposed with what they should have |
 //! | `equivocation` | everything that a member said with everything else that it said |
 //! | `pruned` | a pruned checkpoint with base ⊙ mask |
+//! | `between` | what members said in one transcript with what they said in another |
 //!
 //! Nothing is believed because the transcript says it: names of files, digests, sizes and numbers are recomputed. What
 //! an audit cannot tell is whether a silo's ballot was made from its text, or from any text; that is nobody's to see.
 
 mod ballots;
+mod between;
 mod decision;
 mod equivocation;
 mod founding;
@@ -36,6 +38,7 @@ use fedprune_mask::matrix_mask::mask_root;
 
 use crate::report::{Area, Outcome, Report, chain};
 use crate::transcript::{HeightFiles, Limits, Transcript, TranscriptError, body_path, height_folder};
+pub(crate) use between::{contradictions, founded, why};
 use ledger::Ledger;
 use model::Model;
 use pruned::PrunedCopy;
@@ -101,6 +104,8 @@ struct Context<'a> {
     round: &'a Round,
     model: Option<&'a Model>,
     progress: &'a (dyn Fn(Progress) + Sync),
+    /// Whether it is measured how far ballots agree.
+    agreement: bool,
 }
 
 impl Context<'_> {
@@ -124,6 +129,28 @@ impl Context<'_> {
 pub fn verify(
     transcript: &Path,
     options: &Options<'_>,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Report, AuditError> {
+    audit(transcript, options, false, progress)
+}
+
+/// As [`verify`], and measures how far the ballots agree on each matrix, where the model is there: votes of every weight
+/// are counted, which the mask alone does not always take.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_and_measure(
+    transcript: &Path,
+    options: &Options<'_>,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Report, AuditError> {
+    audit(transcript, options, true, progress)
+}
+
+fn audit(
+    transcript: &Path,
+    options: &Options<'_>,
+    agreement: bool,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Report, AuditError> {
     let mut ledger = Ledger::default();
@@ -152,8 +179,14 @@ pub fn verify(
         let why = "no model was given".to_owned();
         ledger.add(Area::Model, None, "base model".to_owned(), "nothing", Outcome::NotChecked { why });
     }
-    let context =
-        Context { transcript: &transcript, consortium: &consortium, round: &round, model: model.as_ref(), progress };
+    let context = Context {
+        transcript: &transcript,
+        consortium: &consortium,
+        round: &round,
+        model: model.as_ref(),
+        progress,
+        agreement,
+    };
     let pruned = options.pruned.and_then(|path| pruned::open(path, &context, &mut ledger));
     audit_heights(&context, pruned, &mut ledger);
     note_bodies(&transcript, &mut ledger);

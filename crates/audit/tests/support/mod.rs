@@ -41,12 +41,17 @@ pub fn key(member: MemberIndex) -> SigningKey {
 }
 
 pub fn consortium() -> Ratified {
+    consortium_with(|_| None)
+}
+
+/// The same with attestation keys.
+pub fn consortium_with(attestation_key: impl Fn(MemberIndex) -> Option<String>) -> Ratified {
     let member = |(index, name): (usize, &&str)| Member {
         name: (*name).to_owned(),
         signing_key: key(MemberIndex(index as u16)).verifying_key(),
         peer_key: key(MemberIndex(index as u16)).verifying_key(),
         addresses: Vec::new(),
-        attestation_key: None,
+        attestation_key: attestation_key(MemberIndex(index as u16)),
     };
     let consortium = Consortium::new("Four".to_owned(), MEMBERS.iter().enumerate().map(member).collect()).unwrap();
     let mut draft = Draft::new(consortium);
@@ -211,10 +216,14 @@ impl World {
 
     /// The same with changed terms.
     pub fn with(kind: Kind, change: impl FnOnce(&mut Terms)) -> World {
+        World::of(consortium(), kind, change)
+    }
+
+    /// The same of another consortium, whose members have the same keys.
+    pub fn of(consortium: Ratified, kind: Kind, change: impl FnOnce(&mut Terms)) -> World {
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("model");
         write_model(&model, "base");
-        let consortium = consortium();
         let checkpoint = Checkpoint::open(&model).unwrap();
         let layout = checkpoint.layout().clone();
         let mut terms = terms(&consortium, &checkpoint, kind);

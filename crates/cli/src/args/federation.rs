@@ -33,6 +33,8 @@ pub enum KeyCommand {
     New(KeyNewOptions),
     /// Show the public key and the peer id of a key.
     Show(KeyShowOptions),
+    /// Make or show the key that signs pruned models (P-256), and nothing else.
+    Attestation(KeyAttestationOptions),
 }
 
 /// `fedprune key new`
@@ -41,7 +43,7 @@ pub struct KeyNewOptions {
     /// Where to write the private key (PKCS#8 PEM, readable by its owner alone).
     #[arg(long, value_name = "FILE", required_unless_present = "home", conflicts_with = "home")]
     pub out: Option<PathBuf>,
-    /// Write it to HOME/key.pem, and make the folder if there is none.
+    /// Write it to HOME/key.pem, with an attestation key beside it, and make the folder if there is none.
     #[arg(long, value_name = "HOME")]
     pub home: Option<PathBuf>,
 }
@@ -55,6 +57,14 @@ pub struct KeyShowOptions {
     /// Show HOME/key.pem.
     #[arg(long, value_name = "HOME")]
     pub home: Option<PathBuf>,
+}
+
+/// `fedprune key attestation`
+#[derive(Debug, Args)]
+pub struct KeyAttestationOptions {
+    /// The member's folder; the key is HOME/attestation-key.pem.
+    #[arg(long, value_name = "HOME")]
+    pub home: PathBuf,
 }
 
 /// `fedprune consortium …`
@@ -97,6 +107,9 @@ pub struct ConsortiumAddOptions {
     /// The key of its libp2p node, if another.
     #[arg(long, value_name = "KEY")]
     pub peer_key: Option<String>,
+    /// Its attestation key, by which it signs pruned models: HOME/attestation-key.public.pem, or another P-256 key (PEM).
+    #[arg(long, value_name = "FILE")]
+    pub attestation_key: Option<PathBuf>,
     /// Where its node is dialled, such as /dns4/north.example/tcp/4001 or /ip4/192.0.2.1/udp/4001/quic-v1.
     /// Can be given several times.
     #[arg(long, value_name = "MULTIADDR")]

@@ -4,9 +4,11 @@
 //! |---|---|---|
 //! | `silo` | `silo` | models, masks, pruned copies |
 //! | `federation`, `node`, `testnet`, `demo` | `federation` | keys, consortiums, rounds, nodes |
-//! | `audit` | `audit` | transcripts |
+//! | `audit`, `attest` | `audit` | transcripts, attestations |
 //! | `study` | `study` | comparisons of settings |
 
+#[cfg(feature = "audit")]
+pub mod attest;
 #[cfg(feature = "audit")]
 pub mod audit;
 #[cfg(feature = "federation")]
@@ -24,15 +26,22 @@ pub mod testnet;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+#[cfg(all(feature = "audit", feature = "federation"))]
+pub use attest::{AttestBallotOptions, AttestModelOptions, AttestResultOptions};
 #[cfg(feature = "audit")]
-pub use audit::{AuditCommand, AuditShowOptions, AuditVerifyOptions};
+pub use attest::{AttestCommand, AttestMergeOptions, AttestVerifyOptions};
+#[cfg(feature = "audit")]
+pub use audit::{
+    AuditCheckProofOptions, AuditCommand, AuditCompareOptions, AuditProveOptions, AuditReportOptions, AuditShowOptions,
+    AuditVerifyOptions,
+};
 #[cfg(feature = "federation")]
 pub use demo::DemoOptions;
 #[cfg(feature = "federation")]
 pub use federation::{
     BosChoice, ConsortiumAddOptions, ConsortiumCommand, ConsortiumNewOptions, ConsortiumShowOptions,
-    ConsortiumSignOptions, KeyCommand, KeyNewOptions, KeyShowOptions, RoundApproveOptions, RoundCommand,
-    RoundNewOptions, RoundShowOptions, ScalingChoice, StrategyChoice, TallyChoice,
+    ConsortiumSignOptions, KeyAttestationOptions, KeyCommand, KeyNewOptions, KeyShowOptions, RoundApproveOptions,
+    RoundCommand, RoundNewOptions, RoundShowOptions, ScalingChoice, StrategyChoice, TallyChoice,
 };
 #[cfg(feature = "federation")]
 pub use node::{NodeCommand, NodeRunOptions, NodeStatusOptions};
@@ -122,6 +131,10 @@ pub enum Command {
     #[cfg(feature = "audit")]
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Say the same in forms that programs of others check.
+    #[cfg(feature = "audit")]
+    #[command(subcommand)]
+    Attest(AttestCommand),
     /// Run a network of nodes on this machine.
     #[cfg(feature = "federation")]
     #[command(subcommand)]

@@ -1,11 +1,14 @@
 //! `fedprune audit …`: what a finished round left behind, checked by somebody who trusts nobody.
 
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use fedprune_audit::{Limits, Options, Overview, Progress, Report, Step};
+use fedprune_audit::html::{self, Brought};
+use fedprune_audit::{AuditError, Limits, Options, Overview, Progress, Report, Step};
 use serde::Serialize;
 
-use crate::args::{AuditShowOptions, AuditVerifyOptions};
+use crate::args::{AuditReportOptions, AuditShowOptions, AuditVerifyOptions};
+use crate::files::{check_new, create_document};
 use crate::output::tame;
 use crate::progress::{Meter, Task};
 
@@ -19,7 +22,17 @@ pub struct AuditReport(pub Report);
 #[serde(transparent)]
 pub struct ShowReport(pub Overview);
 
+/// The answer of `fedprune audit report`.
+#[derive(Debug, Serialize)]
+pub struct PageReport {
+    #[serde(serialize_with = "crate::output::lossy::path")]
+    page: PathBuf,
+    #[serde(flatten)]
+    report: Report,
+}
+
 crate::report!(AuditReport, exit);
+crate::report!(PageReport, exit);
 crate::report!(ShowReport);
 
 /// Checks a transcript; whatever is wrong with it is in the report, and in the exit code.
@@ -27,6 +40,29 @@ crate::report!(ShowReport);
 /// # Errors
 /// When there is no transcript, or no model where one is said to be.
 pub fn verify(options: &AuditVerifyOptions, meter: &Meter) -> anyhow::Result<AuditReport> {
+    audit(options, meter, fedprune_audit::verify).map(AuditReport)
+}
+
+/// Checks a transcript as `verify` does, and writes what was found as a page.
+///
+/// # Errors
+/// As [`verify`], and when the page cannot be written.
+pub fn report(options: &AuditReportOptions, meter: &Meter) -> anyhow::Result<PageReport> {
+    let verify = &options.verify;
+    check_new(&options.out)?;
+    let report = audit(verify, meter, fedprune_audit::verify_and_measure)?;
+    let overview = fedprune_audit::overview(&verify.transcript, Limits::default(), &report)?;
+    let brought = Brought { model: verify.model.is_some(), pruned: verify.pruned.is_some() };
+    let page = &options.out;
+    // no larger than the report, which is in memory
+    let mut bytes = Vec::new();
+    html::write(&mut bytes, &report, &overview, brought)?;
+    create_document(page, &bytes)?;
+    Ok(PageReport { page: page.clone(), report })
+}
+
+/// Audits with progress.
+fn audit(options: &AuditVerifyOptions, meter: &Meter, how: How) -> anyhow::Result<Report> {
     let with = Options {
         consortium: options.consortium_id,
         round: options.round_id,
@@ -34,6 +70,19 @@ pub fn verify(options: &AuditVerifyOptions, meter: &Meter) -> anyhow::Result<Aud
         pruned: options.pruned.as_deref(),
         limits: Limits::default(),
     };
+    audit_with(&options.transcript, &with, meter, how)
+}
+
+/// Checks a transcript as `verify` does, for what is attested afterwards.
+#[cfg(feature = "federation")]
+pub(super) fn audited(transcript: &Path, with: &Options<'_>, meter: &Meter) -> anyhow::Result<Report> {
+    audit_with(transcript, with, meter, fedprune_audit::verify)
+}
+
+/// One of the audits of the library.
+type How = fn(&Path, &Options<'_>, &(dyn Fn(Progress) + Sync)) -> Result<Report, AuditError>;
+
+fn audit_with(transcript: &Path, with: &Options<'_>, meter: &Meter, how: How) -> anyhow::Result<Report> {
     let current: Mutex<Option<(Step, Task)>> = Mutex::new(None);
     let progress = |progress: Progress| {
         let Ok(mut current) = current.lock() else { return };
@@ -48,7 +97,7 @@ pub fn verify(options: &AuditVerifyOptions, meter: &Meter) -> anyhow::Result<Aud
             task.advance(progress.advanced);
         }
     };
-    Ok(AuditReport(fedprune_audit::verify(&options.transcript, &with, &progress)?))
+    Ok(how(transcript, with, &progress)?)
 }
 
 /// Shows what a transcript holds.
@@ -71,6 +120,21 @@ impl AuditReport {
 
     fn exit(&self) -> u8 {
         self.0.verdict.exit_code()
+    }
+}
+
+impl PageReport {
+    fn text(&self) -> String {
+        let report = &self.report;
+        format!(
+            "page  {}\n{}",
+            tame(&self.page.display().to_string()),
+            lines(&format!("{}: {}", report.verdict.name(), report.in_words()))
+        )
+    }
+
+    fn exit(&self) -> u8 {
+        self.report.verdict.exit_code()
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use fedprune_federation::{SigningKey, VerifyingKey};
 use serde::Serialize;
 
+use super::attestation_key;
 use super::home::{exposed, key_path, read_key, wipe};
 use super::peer_id::peer_id;
 use crate::args::{KeyNewOptions, KeyShowOptions};
@@ -23,6 +24,9 @@ pub struct KeyReport {
     /// What libp2p calls it: `/ip4/…/tcp/4001/p2p/<peer id>`.
     peer_id: String,
     warnings: Vec<String>,
+    /// The key made beside it, which signs pruned models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attestation_key: Option<PathBuf>,
     #[serde(skip)]
     made: bool,
 }
@@ -54,7 +58,12 @@ pub fn new(options: &KeyNewOptions) -> anyhow::Result<KeyReport> {
     wipe(&mut seed);
     let key = key?;
     create_secret(&file, key.to_pkcs8_pem()?.as_bytes())?;
-    Ok(report(file, key.verifying_key(), true, true))
+    let mut report = report(file, key.verifying_key(), true, true);
+    if let Some(home) = &options.home {
+        attestation_key::make(home)?;
+        report.attestation_key = Some(attestation_key::private_path(home));
+    }
+    Ok(report)
 }
 
 /// Reads a key.
@@ -87,7 +96,7 @@ fn make_home(home: &Path) -> anyhow::Result<()> {
 
 fn report(file: PathBuf, public_key: VerifyingKey, private: bool, made: bool) -> KeyReport {
     let warnings = if private { exposed(&file).into_iter().collect() } else { Vec::new() };
-    KeyReport { private, public_key, peer_id: peer_id(&public_key), warnings, made, file }
+    KeyReport { private, public_key, peer_id: peer_id(&public_key), warnings, attestation_key: None, made, file }
 }
 
 impl KeyReport {
@@ -98,11 +107,16 @@ impl KeyReport {
             (true, false) => format!("{file} (private)"),
             (false, _) => format!("{file} (public)"),
         };
+        let mut rows =
+            vec![("key", kind), ("public key", self.public_key.to_string()), ("peer id", self.peer_id.clone())];
+        if let Some(file) = &self.attestation_key {
+            rows.push(("attestation key", format!("{} (private: signs pruned models)", file.display())));
+        }
         let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {}", tame(warning))).collect();
         format!(
             "{}{warnings}\nnext, whoever writes the consortium's document: \
              {} consortium add consortium.toml --name NAME --key {} --address /dns4/HOST/tcp/4001",
-            facts(&[("key", kind), ("public key", self.public_key.to_string()), ("peer id", self.peer_id.clone()),]),
+            facts(&rows),
             program(),
             self.public_key,
         )

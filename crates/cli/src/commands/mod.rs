@@ -3,6 +3,12 @@
 #[cfg(feature = "silo")]
 pub mod apply;
 #[cfg(feature = "audit")]
+pub mod attest;
+#[cfg(all(feature = "audit", feature = "federation"))]
+pub mod attest_sign;
+#[cfg(feature = "federation")]
+pub mod attestation_key;
+#[cfg(feature = "audit")]
 pub mod audit;
 #[cfg(feature = "federation")]
 pub mod consortium;
@@ -22,6 +28,8 @@ pub mod mask_show;
 pub mod model_inspect;
 #[cfg(feature = "federation")]
 pub mod node;
+#[cfg(feature = "audit")]
+pub mod proof;
 #[cfg(feature = "federation")]
 pub mod round;
 #[cfg(feature = "federation")]

@@ -11,7 +11,7 @@
 //! signing_key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
 //! peer_key = "…"              # of its libp2p node; the signing key if absent
 //! addresses = ["/dns4/north.example/tcp/4001"]
-//! attestation_key = "…"       # optional, kept as it is
+//! attestation_key = """…"""   # P-256 in PEM, signs pruned models; optional, kept as it is
 //! ```
 //!
 //! The order of members in the document means nothing: they are numbered by name. The id is the BLAKE3 of
@@ -61,7 +61,7 @@ pub struct Member {
     pub peer_key: VerifyingKey,
     /// Where it can be dialled, as multiaddresses, which are not interpreted here; may be empty.
     pub addresses: Vec<String>,
-    /// A key of its trusted hardware, hexadecimal or PEM, not interpreted here.
+    /// The P-256 key by which it signs pruned models, in PEM; kept as it is and not interpreted here.
     pub attestation_key: Option<String>,
 }
 

@@ -130,7 +130,7 @@ impl SigningKey {
         Zeroizing::new(self.0.to_bytes())
     }
 
-    /// Signs the [`preimage`](super::preimage()) of these fields; there is no way to sign anything else.
+    /// Signs the [`preimage`](super::preimage()) of these fields; anything else that it signs is a DSSE envelope's payload.
     ///
     /// Statements are signed by [`crate::SignatureChecked::sign`]; this is for proposals and votes, whose
     /// fields belong to whatever carries out the agreement.

@@ -15,11 +15,14 @@
 //!
 //! A member's key may also be its libp2p key. libp2p signs messages that start with
 //! `noise-libp2p-static-key:`, `libp2p-tls-handshake:` or the length of an envelope's domain; no domain here
-//! starts so, hence no signature made in one place verifies in another.
+//! starts so, hence no signature made in one place verifies in another. Attestations for other programs begin with `DSSEv1 `
+//! for the same reason.
 
+mod dsse;
 mod keys;
 mod preimage;
 
+pub use dsse::{DSSE_PREFIX, pre_authentication_encoding};
 pub use keys::{
     KeyError, MAX_PEM_BYTES, PublicKeyPemError, SecretKeyPemError, Signature, SignatureError, SigningKey, VerifyingKey,
 };

@@ -2,6 +2,7 @@
 //!
 //! | file | reads |
 //! |---|---|
+//! | `attest` | proofs that a ballot counts, attestations |
 //! | `ballots` | ballots, masks and tallies; ballots written and read back |
 //! | `federation` | messages, canonical documents, documents that people write |
 //! | `machine` | what happens to one member's state machine |
@@ -11,6 +12,7 @@
 //! | `testnet` | manifests and scenarios |
 //! | `prune` | the journal of an unfinished run |
 
+mod attest;
 mod ballots;
 mod checkpoint;
 mod federation;
@@ -20,6 +22,7 @@ mod prune;
 mod testnet;
 mod transcript;
 
+pub(crate) use attest::{attestations, inclusion};
 pub(crate) use ballots::{Kind as BallotKind, ballot_of};
 pub(crate) use federation::{WORLDS, bodies, holdings, justified};
 pub(crate) use node::{BODIES, encoded_chunk, segment};
@@ -168,6 +171,22 @@ pub const TARGETS: &[Target] = &[
         seeds: seeds::manifests,
         fixed_bytes: 64 << 10,
         bytes_a_byte: 256,
+    },
+    Target {
+        name: "proof",
+        reads: "proofs that a member's ballots count",
+        run: attest::proof,
+        seeds: seeds::proofs,
+        fixed_bytes: 128 << 10,
+        bytes_a_byte: 512,
+    },
+    Target {
+        name: "attestation",
+        reads: "statements in DSSE envelopes, and signatures of folders",
+        run: attest::attestation,
+        seeds: seeds::attestations,
+        fixed_bytes: 128 << 10,
+        bytes_a_byte: 512,
     },
 ];
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::view::ConsortiumReport;
 use crate::args::{ConsortiumAddOptions, ConsortiumNewOptions};
+use crate::commands::attestation_key;
 use crate::commands::home::{add_signatures, lists_members, public_key, read_text, signatures_path};
 use crate::commands::peer_id::peer_id;
 use crate::files::{check_new, create_document, program, replace_document, shell};
@@ -130,7 +131,8 @@ fn member(options: &ConsortiumAddOptions) -> anyhow::Result<Member> {
         check_address(address, &peer_key)?;
     }
     let (name, addresses) = (options.name.clone(), options.address.clone());
-    Ok(Member { name, signing_key, peer_key, addresses, attestation_key: None })
+    let attestation_key = options.attestation_key.as_deref().map(attestation_key::read_public).transpose()?;
+    Ok(Member { name, signing_key, peer_key, addresses, attestation_key })
 }
 
 /// What can be told of an address without interpreting it.
@@ -173,6 +175,7 @@ mod tests {
             name: name.to_owned(),
             key: key(seed).to_string(),
             peer_key: None,
+            attestation_key: None,
             address: vec![format!("/ip4/192.0.2.{seed}/tcp/4001")],
         }
     }
