@@ -5,6 +5,8 @@ pub mod apply;
 #[cfg(feature = "audit")]
 pub mod audit;
 #[cfg(feature = "federation")]
+pub mod command_line;
+#[cfg(feature = "federation")]
 pub mod consortium;
 #[cfg(feature = "federation")]
 pub mod contribute;
@@ -12,6 +14,8 @@ pub mod contribute;
 pub mod demo;
 #[cfg(feature = "silo")]
 pub mod eval_perplexity;
+#[cfg(feature = "federation")]
+pub mod init;
 #[cfg(feature = "federation")]
 pub mod key;
 #[cfg(feature = "silo")]
@@ -22,6 +26,10 @@ pub mod mask_show;
 pub mod model_inspect;
 #[cfg(feature = "federation")]
 pub mod node;
+#[cfg(feature = "federation")]
+pub mod node_install;
+#[cfg(feature = "federation")]
+pub mod preflight;
 #[cfg(feature = "federation")]
 pub mod round;
 #[cfg(feature = "federation")]
