@@ -16,8 +16,8 @@ const EXPECTED: &[(&str, usize, usize)] = &[
     ("fedprune-fuzz", 9, 0),
     // an allocator that counts
     ("fedprune-mask", 0, 5),
-    // bodies are mapped and their pages given back; a disk is asked for its room
-    ("fedprune-node", 6, 0),
+    // bodies are mapped and their pages given back; a disk is asked for its room, the system for its clock
+    ("fedprune-node", 8, 0),
     // process groups, signals, what becomes of children, how large files may grow and how many be open; waiting for many
     // sockets
     ("fedprune-testnet", 13, 0),

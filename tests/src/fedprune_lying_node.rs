@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         Ok(ended) => ExitCode::from(ended.exit_code()),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error:#}"); // nowhere is left to tell
-            ExitCode::FAILURE
+            ExitCode::from(fedprune_cli::exit::code(&error))
         }
     }
 }

@@ -3,24 +3,23 @@
 //! [`args`] is what can be typed; [`commands`] has one file a command, each returning a report; [`output`] prints a
 //! report as text for people or JSON for machines; [`progress`] says on standard error how far things are.
 //!
-//! Standard output carries the report alone. Exit codes: 0 done, 1 failed, 2 not understood, 130 stopped by a signal;
-//! `audit verify` and `audit report` have 10, 11 and 12 for the verdicts that are not VERIFIED, `audit compare` 12 to 15, `audit
-//! prove` 16, `audit check-proof` and `attest verify` 12, `node run` 3 for an abandoned round.
+//! Standard output carries the report alone. [`exit`] says what the program exits with.
 
 #[cfg(not(any(feature = "silo", feature = "federation", feature = "audit")))]
 compile_error!("`fedprune` without any command; enable at least one of the features `silo`, `federation`, `audit`");
 
 pub mod args;
 pub mod commands;
+pub mod exit;
 pub mod files;
 pub mod interrupt;
 pub mod output;
 pub mod progress;
+#[cfg(feature = "federation")]
+pub mod settings;
 
 use std::io::Write;
 use std::process::ExitCode;
-
-use clap::Parser;
 
 #[cfg(feature = "study")]
 use args::StudyCommand;
@@ -36,28 +35,36 @@ use progress::Meter;
 
 /// Parses the process's arguments, runs the command, prints its report.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    #[cfg(feature = "federation")]
+    let arguments = match settings::parse() {
+        Ok(arguments) => arguments,
+        Err(settings::Refusal::CommandLine(error)) => error.exit(),
+        Err(settings::Refusal::File(error)) => return failed(&error),
+    };
+    #[cfg(not(feature = "federation"))]
+    let arguments = <Arguments as clap::Parser>::parse();
     interrupt::install();
     let printed = |report: Box<dyn Report>| {
         output::print(&*report, arguments.global.format, &mut std::io::stdout()).map(|()| report.exit_code())
     };
     match run(&arguments).and_then(printed) {
         Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            // A closed pipe is no failure of ours: `fedprune … | head` has seen what it wanted.
-            if output::is_broken_pipe(&error) {
-                return ExitCode::SUCCESS;
-            }
-            let stopped = error.chain().find_map(|cause| cause.downcast_ref::<interrupt::Stopped>());
-            let (message, code) = match stopped {
-                Some(stopped) => (stopped.to_string(), ExitCode::from(interrupt::EXIT_CODE)),
-                None => (format!("error: {}", output::chain(&error)), ExitCode::FAILURE),
-            };
-            // Nowhere is left to report a failing standard error.
-            let _ = writeln!(std::io::stderr(), "{message}");
-            code
-        }
+        // A closed pipe is no failure of ours: `fedprune … | head` has seen what it wanted.
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
     }
+}
+
+/// Says why nothing came of it.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    let stopped = error.chain().find_map(|cause| cause.downcast_ref::<interrupt::Stopped>());
+    let message = match stopped {
+        Some(stopped) => stopped.to_string(),
+        None => format!("error: {}", output::chain(error)),
+    };
+    // Nowhere is left to report a failing standard error.
+    let _ = writeln!(std::io::stderr(), "{message}");
+    ExitCode::from(exit::code(error))
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
@@ -80,6 +87,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
             Box::new(commands::eval_perplexity::run(perplexity, &meter)?)
         }
         #[cfg(feature = "federation")]
+        Command::Init(init) => Box::new(commands::init::run(init)?),
+        #[cfg(feature = "federation")]
+        Command::Preflight(preflight) => Box::new(commands::preflight::run(preflight, &meter)?),
+        #[cfg(feature = "federation")]
         Command::Key(KeyCommand::New(new)) => Box::new(commands::key::new(new)?),
         #[cfg(feature = "federation")]
         Command::Key(KeyCommand::Show(show)) => Box::new(commands::key::show(show)?),
@@ -100,7 +111,19 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         #[cfg(feature = "federation")]
         Command::Round(RoundCommand::Approve(approve)) => Box::new(commands::round::approve(approve, &meter)?),
         #[cfg(feature = "federation")]
+        Command::Node(NodeCommand::Run(run)) if run.show_settings => {
+            Box::new(settings::SettingsReport::new(&run.home, &arguments.settings))
+        }
+        #[cfg(feature = "federation")]
         Command::Node(NodeCommand::Run(run)) => Box::new(commands::node::run(run, arguments.global.format)?),
+        #[cfg(feature = "federation")]
+        Command::Node(NodeCommand::Install(install)) => {
+            Box::new(commands::node_install::run(install, &arguments.settings)?)
+        }
+        #[cfg(feature = "federation")]
+        Command::Completions(completions) => Box::new(commands::command_line::completions(completions)),
+        #[cfg(feature = "federation")]
+        Command::Man(man) => Box::new(commands::command_line::man(man)?),
         #[cfg(feature = "federation")]
         Command::Node(NodeCommand::Status(status)) => Box::new(commands::node::status(status)?),
         #[cfg(feature = "audit")]

@@ -2,6 +2,7 @@
 
 pub mod limits;
 pub mod network;
+pub mod preflight;
 pub mod run;
 pub mod storage;
 pub mod transfer;

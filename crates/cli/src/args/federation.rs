@@ -57,6 +57,9 @@ pub struct KeyShowOptions {
     /// Show HOME/key.pem.
     #[arg(long, value_name = "HOME")]
     pub home: Option<PathBuf>,
+    /// Also write the public key to a file (PEM), to send to whoever writes the consortium's document.
+    #[arg(long, value_name = "FILE")]
+    pub public: Option<PathBuf>,
 }
 
 /// `fedprune key attestation`
@@ -268,10 +271,10 @@ pub struct RoundApproveOptions {
     #[arg(value_name = "ROUND")]
     pub round: PathBuf,
     /// The member's folder, with key.pem, consortium.toml and consortium.signatures.
-    #[arg(long, value_name = "HOME")]
+    #[arg(long, value_name = "HOME", env = "FEDPRUNE_HOME")]
     pub home: PathBuf,
     /// Check that this is the round's model, and say how large the ballot will be.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "FEDPRUNE_MODEL")]
     pub model: Option<PathBuf>,
     /// Approve without being asked.
     #[arg(long, short)]

@@ -5,6 +5,7 @@
 //! | `silo` | `silo` | models, masks, pruned copies |
 //! | `federation`, `node`, `testnet`, `demo` | `federation` | keys, consortiums, rounds, nodes |
 //! | `audit`, `attest` | `audit` | transcripts, attestations |
+//! | `operator` | `federation` | homes, checks before a round, services |
 //! | `study` | `study` | comparisons of settings |
 
 #[cfg(feature = "audit")]
@@ -17,6 +18,8 @@ pub mod demo;
 pub mod federation;
 #[cfg(feature = "federation")]
 pub mod node;
+#[cfg(feature = "federation")]
+pub mod operator;
 #[cfg(feature = "silo")]
 pub mod silo;
 #[cfg(feature = "study")]
@@ -46,6 +49,8 @@ pub use federation::{
 #[cfg(feature = "federation")]
 pub use node::{NodeCommand, NodeRunOptions, NodeStatusOptions};
 #[cfg(feature = "federation")]
+pub use operator::{CompletionsOptions, InitOptions, ManOptions, NodeInstallOptions, PreflightOptions};
+#[cfg(feature = "federation")]
 pub use silo::ContributeOptions;
 #[cfg(feature = "silo")]
 pub use silo::{
@@ -60,7 +65,8 @@ pub use testnet::{TestnetCommand, TestnetGenerateOptions, TestnetRunOptions, Tes
 /// Prune one large language model together, without sharing text.
 #[derive(Debug, Parser)]
 #[command(name = "fedprune", version, max_term_width = 120, arg_required_else_help = true)]
-#[cfg_attr(feature = "federation", command(after_help = "Start here: fedprune demo"))]
+#[cfg_attr(feature = "federation", command(after_help = format!("Start here: fedprune demo\n\n{}", crate::exit::HELP)))]
+#[cfg_attr(not(feature = "federation"), command(after_help = crate::exit::HELP))]
 pub struct Arguments {
     /// Options of every command.
     #[command(flatten)]
@@ -68,13 +74,17 @@ pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// What the settings of this command came out as.
+    #[cfg(feature = "federation")]
+    #[arg(skip)]
+    pub settings: Vec<crate::settings::Setting>,
 }
 
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct GlobalOptions {
     /// How to print the result.
-    #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
+    #[arg(long, value_enum, default_value_t = Format::Text, global = true, env = "FEDPRUNE_FORMAT")]
     pub format: Format,
     /// Print no progress.
     #[arg(long, short, global = true)]
@@ -111,6 +121,12 @@ pub enum Command {
     #[cfg(feature = "silo")]
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// Make a member's folder: settings, each explained, and a key.
+    #[cfg(feature = "federation")]
+    Init(InitOptions),
+    /// Check that a node can run here: clock, disk, memory, ports, model, and whether the others can be reached.
+    #[cfg(feature = "federation")]
+    Preflight(PreflightOptions),
     /// Make and look at the keys of members.
     #[cfg(feature = "federation")]
     #[command(subcommand)]
@@ -143,6 +159,12 @@ pub enum Command {
     #[cfg(feature = "study")]
     #[command(subcommand)]
     Study(StudyCommand),
+    /// Print a script that completes this program's commands in a shell.
+    #[cfg(feature = "federation")]
+    Completions(CompletionsOptions),
+    /// Write the manual, a page for each command.
+    #[cfg(feature = "federation")]
+    Man(ManOptions),
     /// Four nodes prune the bundled model together, each with a text of its own; measured and audited.
     #[cfg(feature = "federation")]
     Demo(DemoOptions),

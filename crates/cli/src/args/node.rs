@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgAction, Args, Subcommand};
 use fedprune_federation::RoundId;
 use fedprune_node::Multiaddr;
 use fedprune_node::run::FailPoint;
 
-use super::DeviceOptions;
+use super::{DeviceOptions, NodeInstallOptions};
 
 /// `fedprune node …`
 #[derive(Debug, Subcommand)]
@@ -16,57 +16,64 @@ pub enum NodeCommand {
     Run(Box<NodeRunOptions>),
     /// How a node is doing, or how it ended.
     Status(NodeStatusOptions),
+    /// Write a systemd unit that runs the node of a home.
+    Install(NodeInstallOptions),
 }
 
 /// `fedprune node run`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A node that was stopped or killed goes on when the same command is repeated. With --format json every event is one
-JSON object a line. Exit codes: 0 the round came to a mask, 1 failed, 2 not understood, 3 the round was abandoned,
-130 stopped by a signal.")]
+A node that was stopped or killed goes on when the same command is repeated. With --format json every event is one \
+JSON object a line.
+
+Exit codes: 0 the round came to a mask, 1 failed, 2 not understood, 3 the round was abandoned, this \
+key is of no member, or the network cannot be used, 4 no round is approved, 130 stopped by a signal.")]
 pub struct NodeRunOptions {
     /// The member's folder, with key, consortium and approved round.
-    #[arg(long, value_name = "HOME")]
+    #[arg(long, value_name = "HOME", env = "FEDPRUNE_HOME")]
     pub home: PathBuf,
     /// Which round, if several are approved.
-    #[arg(long, value_name = "ROUND_ID")]
+    #[arg(long, value_name = "ROUND_ID", env = "FEDPRUNE_ROUND")]
     pub round: Option<RoundId>,
     /// The round's base model.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "FEDPRUNE_MODEL")]
     pub model: PathBuf,
     /// Calibration text, which never leaves this machine: .txt and .jsonl files, or folders of them.
-    #[arg(long, value_name = "PATH", num_args = 1..)]
+    #[arg(long, value_name = "PATH", num_args = 1.., env = "FEDPRUNE_DATA")]
     pub data: Vec<PathBuf>,
     /// Field that holds the text in .jsonl files.
-    #[arg(long, default_value = "text")]
+    #[arg(long, default_value = "text", env = "FEDPRUNE_FIELD")]
     pub field: String,
     /// A ballot that was computed elsewhere, for a one-shot round.
-    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    #[arg(long, value_name = "FILE")]
     pub ballot: Option<PathBuf>,
     /// Where to write the pruned model [default: in the round's folder].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Where to listen, as a multiaddress [default: the consortium's addresses of this member].
-    #[arg(long, value_name = "MULTIADDR")]
+    #[arg(long, value_name = "MULTIADDR", value_parser = multiaddress, value_delimiter = ',', env = "FEDPRUNE_LISTEN")]
     pub listen: Vec<Multiaddr>,
     /// Where to dial a member, instead of at the consortium's addresses: NAME=MULTIADDR, as often as needed.
-    #[arg(long, value_name = "NAME=MULTIADDR", value_parser = dialled)]
+    #[arg(long, value_name = "NAME=MULTIADDR", value_parser = dialled, value_delimiter = ',', env = "FEDPRUNE_DIAL")]
     pub dial: Vec<(String, Multiaddr)>,
     /// How long to answer others once the round is over here, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = fedprune_node::run::DEFAULT_LINGER.as_secs())]
+    #[arg(long, value_name = "SECONDS", env = "FEDPRUNE_LINGER", default_value_t = fedprune_node::run::DEFAULT_LINGER.as_secs())]
     pub linger: u64,
     /// Find members in the local network by mDNS.
-    #[arg(long)]
+    #[arg(long, env = "FEDPRUNE_MDNS", value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
     pub mdns: bool,
     /// Relay for members that cannot reach each other, and be reached through them.
-    #[arg(long)]
+    #[arg(long, env = "FEDPRUNE_RELAY", value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
     pub relay: bool,
     /// Turn relayed connections into direct ones.
-    #[arg(long)]
+    #[arg(long, env = "FEDPRUNE_DCUTR", value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
     pub dcutr: bool,
     /// Let members find out by dialling back where this node can be reached.
-    #[arg(long)]
+    #[arg(long, env = "FEDPRUNE_AUTONAT", value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
     pub autonat: bool,
+    /// Say what each setting is and where it comes from, and run nothing.
+    #[arg(long)]
+    pub show_settings: bool,
     /// Die at this point, to test recovery.
     #[arg(long, value_name = "POINT", hide = true)]
     pub fail_at: Option<FailPoint>,
@@ -78,8 +85,13 @@ pub struct NodeRunOptions {
     pub device: DeviceOptions,
 }
 
+/// Reads where a node listens.
+pub(super) fn multiaddress(text: &str) -> Result<Multiaddr, String> {
+    text.parse().map_err(|_| "write it like /ip4/0.0.0.0/tcp/4100 or /ip4/0.0.0.0/udp/4100/quic-v1".to_owned())
+}
+
 /// Reads where a member is dialled.
-fn dialled(text: &str) -> Result<(String, Multiaddr), String> {
+pub(super) fn dialled(text: &str) -> Result<(String, Multiaddr), String> {
     let (name, address) = text.split_once('=').ok_or("write it like south=/ip4/192.0.2.7/tcp/4100")?;
     let address = address.parse().map_err(|error| format!("`{address}` is no multiaddress: {error}"))?;
     Ok((name.to_owned(), address))
@@ -89,9 +101,9 @@ fn dialled(text: &str) -> Result<(String, Multiaddr), String> {
 #[derive(Debug, Args)]
 pub struct NodeStatusOptions {
     /// The member's folder.
-    #[arg(long, value_name = "HOME")]
+    #[arg(long, value_name = "HOME", env = "FEDPRUNE_HOME")]
     pub home: PathBuf,
     /// Which round, if several are approved.
-    #[arg(long, value_name = "ROUND_ID")]
+    #[arg(long, value_name = "ROUND_ID", env = "FEDPRUNE_ROUND")]
     pub round: Option<RoundId>,
 }

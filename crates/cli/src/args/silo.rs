@@ -49,11 +49,24 @@ pub struct InspectOptions {
 #[derive(Debug, Clone, Args)]
 pub struct DeviceOptions {
     /// Device: cpu or cuda:N.
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", env = "FEDPRUNE_DEVICE")]
     pub device: DeviceName,
     /// Compute dtype: f32, bf16 or f16 [default: f32 on the CPU, bf16 on a GPU].
-    #[arg(long)]
+    #[arg(long, env = "FEDPRUNE_DTYPE")]
     pub dtype: Option<ComputeDType>,
+    /// Threads that compute [default: as many as there are processors].
+    #[arg(long, value_name = "N", env = "FEDPRUNE_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+impl DeviceOptions {
+    /// Makes `--threads` hold for this process; called before anything is computed.
+    pub fn limit_threads(&self) {
+        if let Some(threads) = self.threads {
+            // refused only where threads were started before, which then are as many as there are processors
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
+        }
+    }
 }
 
 /// `fedprune mask contribute`

@@ -76,6 +76,7 @@ struct Silo<'a> {
 /// What is wrong with documents, model or text. An unfinished run continues when repeated.
 pub fn run(options: &ContributeOptions, meter: &Meter) -> anyhow::Result<Done> {
     let started = Instant::now();
+    options.device.limit_threads();
     let consortium = read_consortium(&options.consortium)?;
     let round = read_round(&options.round, &consortium)?;
     let member = consortium

@@ -164,7 +164,7 @@ impl Demo<'_> {
     }
 
     fn device() -> DeviceOptions {
-        DeviceOptions { device: DeviceName::Cpu, dtype: None }
+        DeviceOptions { device: DeviceName::Cpu, dtype: None, threads: None }
     }
 
     fn perplexity(&self, model: &Path) -> anyhow::Result<f64> {

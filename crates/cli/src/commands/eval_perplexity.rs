@@ -39,6 +39,7 @@ crate::report!(PerplexityReport);
 /// # Errors
 /// What is wrong with model, text or settings.
 pub fn run(options: &PerplexityOptions, meter: &Meter) -> anyhow::Result<PerplexityReport> {
+    options.device.limit_threads();
     let checkpoint = Checkpoint::open(&options.model)?;
     let text = EvaluationText {
         data: &options.data,

@@ -16,6 +16,7 @@ use fedprune_federation::round::{self, Round, RoundError};
 use fedprune_federation::signing::MAX_PEM_BYTES;
 use fedprune_federation::{MemberIndex, SigningKey, VerifyingKey};
 
+use crate::exit::Membership;
 use crate::files::{program, read_small, shell};
 
 /// Bytes before the list of signatures: magic, version, content.
@@ -146,7 +147,14 @@ pub(super) fn add_signatures(draft: &mut Draft, path: &Path) -> anyhow::Result<u
             }
             _ => String::new(),
         };
-        anyhow::Error::from(error).context(format!("`{}` cannot be used{remedy}", path.display()))
+        let mut causes = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(deeper) = cause {
+            causes.push_str(&format!(": {deeper}"));
+            cause = deeper.source();
+        }
+        // what to do stands last, where it can be copied from
+        anyhow::Error::from(error).context(format!("`{}` cannot be used: {causes}{remedy}", path.display()))
     })
 }
 
@@ -202,12 +210,13 @@ impl Home {
         let key = read_signing_key(&key_file)?.verifying_key();
         let (consortium, _) = read_consortium(&document)?;
         let Some(member) = consortium.index_of(&key) else {
-            bail!(
+            let message = format!(
                 "the key of `{}`, {key}, is of no member of `{}`; its members are {}",
                 key_file.display(),
                 consortium.name(),
                 names(consortium.members())
             );
+            return Err(Membership(message).into());
         };
         let signatures = signatures_path(&document);
         let mut draft = Draft::new(consortium);

@@ -10,8 +10,9 @@ use super::attestation_key;
 use super::home::{exposed, key_path, read_key, wipe};
 use super::peer_id::peer_id;
 use crate::args::{KeyNewOptions, KeyShowOptions};
-use crate::files::{check_new, create_secret, program, shell};
+use crate::files::{check_new, create_document, create_secret, program, shell};
 use crate::output::{facts, tame};
+use crate::usage;
 
 /// The answer of `fedprune key`.
 #[derive(Debug, Serialize)]
@@ -73,6 +74,12 @@ pub fn new(options: &KeyNewOptions) -> anyhow::Result<KeyReport> {
 pub fn show(options: &KeyShowOptions) -> anyhow::Result<KeyReport> {
     let file = file(options.file.as_ref(), options.home.as_deref())?;
     let (key, private) = read_key(&file)?;
+    if let Some(public) = &options.public {
+        if public.symlink_metadata().is_ok() {
+            bail!("`{}` exists and is not overwritten; choose another --public or remove it", public.display());
+        }
+        create_document(public, key.to_public_key_pem()?.as_bytes())?;
+    }
     Ok(report(file, key, private, false))
 }
 
@@ -81,7 +88,7 @@ fn file(file: Option<&PathBuf>, home: Option<&Path>) -> anyhow::Result<PathBuf> 
     match (file, home) {
         (Some(file), _) => Ok(file.clone()),
         (None, Some(home)) => Ok(key_path(home)),
-        (None, None) => bail!("give a file, or --home HOME"),
+        (None, None) => usage!("give a file, or --home HOME"),
     }
 }
 

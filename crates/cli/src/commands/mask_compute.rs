@@ -18,6 +18,7 @@ use crate::files::{check_new, create_new, peak_memory_bytes, program, shell};
 use crate::interrupt;
 use crate::output::{bytes, count, facts, percent};
 use crate::progress::Meter;
+use crate::usage;
 
 /// The answer of `fedprune mask compute`.
 #[derive(Debug, Clone, Serialize)]
@@ -65,6 +66,7 @@ pub fn run(options: &ComputeOptions, meter: &Meter) -> anyhow::Result<ComputeRep
     let started = Instant::now();
     let (group, sparsity) = group_and_sparsity(options.local_group, options.sparsity)?;
     let recipe = Recipe { pruner: options.pruner, group, sparsity };
+    options.device.limit_threads();
     check_new(&options.out)?;
     let checkpoint = Checkpoint::open(&options.model)?;
     let layout = checkpoint.layout();
@@ -72,10 +74,10 @@ pub fn run(options: &ComputeOptions, meter: &Meter) -> anyhow::Result<ComputeRep
 
     let uses_text = recipe.pruner.scorer().uses_norms();
     if uses_text && options.data.is_empty() {
-        bail!("pruner `{}` needs calibration text; add --data FILE, or use --pruner magnitude", recipe.pruner);
+        usage!("pruner `{}` needs calibration text; add --data FILE, or use --pruner magnitude", recipe.pruner);
     }
     if !uses_text && !options.data.is_empty() {
-        bail!("pruner `{}` looks at no text; drop --data, or use --pruner wanda", recipe.pruner);
+        usage!("pruner `{}` looks at no text; drop --data, or use --pruner wanda", recipe.pruner);
     }
     let sequence_tokens = if uses_text { sequence_tokens(options.seqlen, checkpoint.config()) } else { 0 };
     let windows = if uses_text {

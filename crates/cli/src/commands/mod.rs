@@ -11,6 +11,8 @@ pub mod attestation_key;
 #[cfg(feature = "audit")]
 pub mod audit;
 #[cfg(feature = "federation")]
+pub mod command_line;
+#[cfg(feature = "federation")]
 pub mod consortium;
 #[cfg(feature = "federation")]
 pub mod contribute;
@@ -18,6 +20,8 @@ pub mod contribute;
 pub mod demo;
 #[cfg(feature = "silo")]
 pub mod eval_perplexity;
+#[cfg(feature = "federation")]
+pub mod init;
 #[cfg(feature = "federation")]
 pub mod key;
 #[cfg(feature = "silo")]
@@ -30,6 +34,10 @@ pub mod model_inspect;
 pub mod node;
 #[cfg(feature = "audit")]
 pub mod proof;
+#[cfg(feature = "federation")]
+pub mod node_install;
+#[cfg(feature = "federation")]
+pub mod preflight;
 #[cfg(feature = "federation")]
 pub mod round;
 #[cfg(feature = "federation")]

@@ -3,22 +3,21 @@
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::Context;
-use fedprune_node::run::{Ending, NodeConfig, NodeEvent, Outgoing, Status};
+use anyhow::{Context, bail};
+use fedprune_node::run::{Ending, NodeConfig, NodeEvent, Outgoing, Status, StatusError};
 use fedprune_node::storage::home::Home;
 use fedprune_node::storage::index::Index;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::args::{Format, NodeRunOptions, NodeStatusOptions};
+use crate::exit;
 use crate::files::{absolute, program, shell};
 use crate::interrupt::{self, Stopped};
 use crate::output::{Report, bytes, facts, tame};
 
 /// How often a signal is looked for.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
-/// What the program exits with when the round was abandoned.
-const ABANDONED: u8 = 3;
 
 /// Everything was said event by event; what is left is the exit code.
 pub struct Ended(Ending);
@@ -35,7 +34,7 @@ impl Report for Ended {
     fn exit_code(&self) -> u8 {
         match self.0 {
             Ending::Agreed => 0,
-            Ending::Abandoned => ABANDONED,
+            Ending::Abandoned => exit::NETWORK,
             Ending::Stopped => interrupt::EXIT_CODE,
         }
     }
@@ -67,6 +66,8 @@ pub fn run_behind(
     let mut compute_arguments =
         vec![format!("--device={}", options.device.device), format!("--field={}", options.field)];
     compute_arguments.extend(options.device.dtype.map(|dtype| format!("--dtype={dtype}")));
+    compute_arguments.extend(options.device.threads.map(|threads| format!("--threads={threads}")));
+    options.device.limit_threads();
     let config = NodeConfig {
         home: options.home.clone(),
         round: options.round,
@@ -160,14 +161,15 @@ pub fn status(options: &NodeStatusOptions) -> anyhow::Result<StatusReport> {
     let home = Home::inspect(&options.home)?;
     let consortium = home.consortium()?;
     let (_, folder) = home.round(&consortium, options.round)?;
-    let status = Status::read(&folder.status()).with_context(|| {
-        format!(
+    let status = match Status::read(&folder.status()) {
+        Err(StatusError::File(error)) if error.is_not_found() => bail!(
             "no node has run in `{}` yet; start it with: {} node run --home {} --model DIR --data PATH",
             options.home.display(),
             program(),
             shell(&options.home)
-        )
-    })?;
+        ),
+        status => status?,
+    };
     // a running node may be in the middle of writing it, and nothing depends on it
     let held = Index::look(&folder.index()).ok().flatten().map(|index| Held {
         statements: index.statements,

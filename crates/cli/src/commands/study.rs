@@ -60,6 +60,7 @@ crate::report!(StudyCheck);
 /// What is wrong with the study, naming its line, before anything is computed; or what stopped it.
 pub fn run(options: &StudyRunOptions, meter: &Meter) -> anyhow::Result<Box<dyn crate::output::Report>> {
     let started = Instant::now();
+    options.device.limit_threads();
     let plan_text = String::from_utf8(read_small(&options.study, fedprune_study::plan::DOCUMENT_LIMIT)?)
         .with_context(|| format!("`{}` is not text", options.study.display()))?;
     let unusable = || format!("`{}` cannot be run", options.study.display());

@@ -17,6 +17,7 @@ use crate::args::TallyOptions;
 use crate::files::{check_new, create_new, peak_memory_bytes, program, shell};
 use crate::output::{bytes, count, facts, percent, table, tame};
 use crate::progress::Meter;
+use crate::usage;
 
 /// The answer of `fedprune tally`.
 #[derive(Debug, Clone, Serialize)]
@@ -65,7 +66,7 @@ pub fn run(options: &TallyOptions, meter: &Meter) -> anyhow::Result<TallyReport>
     let started = Instant::now();
     check_new(&options.out)?;
     if !options.weights.is_empty() && options.weights.len() != options.ballots.len() {
-        bail!(
+        usage!(
             "--weights lists {} weights for {} ballots; give one a ballot, in the same order",
             options.weights.len(),
             options.ballots.len()

@@ -87,6 +87,20 @@ pub(super) struct Task {
     look_at: Instant,
 }
 
+/// What an error of libp2p's transports says; some of them say nothing themselves, and leave it to their causes.
+fn why(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut said: Vec<String> = Vec::new();
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !words.is_empty() && said.last() != Some(&words) {
+            said.push(words);
+        }
+        cause = error.source();
+    }
+    if said.is_empty() { "the system does not say why".to_owned() } else { said.join(": ") }
+}
+
 impl Task {
     pub(super) fn new(
         config: &NetworkConfig,
@@ -108,7 +122,7 @@ impl Task {
         for address in &config.listen {
             let id = swarm
                 .listen_on(address.clone())
-                .map_err(|error| StartError::Listen { address: address.clone(), why: error.to_string() })?;
+                .map_err(|error| StartError::Listen { address: address.clone(), why: why(&error) })?;
             listeners.listening(id, address.clone());
         }
         // What the consortium has written down is where others reach this node; relaying needs to know.

@@ -732,3 +732,14 @@ async fn settings_that_do_not_fit_are_refused() {
     let listen = refused(NetworkConfig { listen, ..good() });
     assert!(listen.contains(&format!("cannot listen on `/ip4/127.0.0.1/tcp/{port}`")), "{listen}");
 }
+
+/// An address of the documentation's own network, which no interface has; the system's reason is passed on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_cannot_listen_says_why() {
+    for address in ["/ip4/192.0.2.1/tcp/4100", "/ip4/192.0.2.1/udp/4100/quic-v1"] {
+        match Network::start(config(0, 2, address, &[])) {
+            Err(StartError::Listen { why, .. }) => assert!(why.contains("os error"), "{address}: `{why}`"),
+            other => panic!("{address}: {:?}", other.map(|_| "it listens")),
+        }
+    }
+}

@@ -155,7 +155,7 @@ pub async fn run_behind(
         tell(&NodeEvent::Warning { text });
     }
 
-    let listen = listen_addresses(&config, &consortium, &name)?;
+    let listen = listen_addresses(&config.listen, &consortium, &name)?;
     if let Some((unknown, _)) = config.dial.iter().find(|(member, _)| !names.contains(member)) {
         return Err(NodeError::NoSuchMember(unknown.clone()));
     }
@@ -163,7 +163,7 @@ pub async fn run_behind(
         member: index,
         name: member.name.clone(),
         key: member.peer_key,
-        addresses: dial_addresses(&config, member),
+        addresses: addresses_of(&config.dial, member),
     });
     let (network, events) = Network::start(NetworkConfig {
         peer_key_seed: *identity.peer_key.to_seed(),
@@ -223,17 +223,20 @@ fn open_model(folder: &Path, round: &Round) -> Result<Checkpoint, NodeError> {
 }
 
 /// Where to dial a member: as told, or where the consortium says.
-fn dial_addresses(config: &NodeConfig, member: &Member) -> Vec<String> {
-    let told = config.dial.iter().filter(|(name, _)| *name == member.name);
+pub(crate) fn addresses_of(dial: &[(String, Multiaddr)], member: &Member) -> Vec<String> {
+    let told = dial.iter().filter(|(name, _)| *name == member.name);
     let told: Vec<String> = told.map(|(_, address)| address.to_string()).collect();
     if told.is_empty() { member.addresses.clone() } else { told }
 }
 
 /// Where to listen: as told, or at the ports of the addresses that the consortium has for this member.
-fn listen_addresses(config: &NodeConfig, consortium: &Ratified, name: &str) -> Result<Vec<Multiaddr>, NodeError> {
+///
+/// # Errors
+/// [`NodeError::NoAddress`], [`NodeError::Address`].
+pub fn listen_addresses(told: &[Multiaddr], consortium: &Ratified, name: &str) -> Result<Vec<Multiaddr>, NodeError> {
     use libp2p::multiaddr::Protocol;
-    if !config.listen.is_empty() {
-        return Ok(config.listen.clone());
+    if !told.is_empty() {
+        return Ok(told.to_vec());
     }
     let member = consortium.members().iter().find(|member| member.name == name);
     let mut listen = Vec::new();
@@ -258,7 +261,7 @@ fn listen_addresses(config: &NodeConfig, consortium: &Ratified, name: &str) -> R
 }
 
 /// Tells this process from every other with the same key.
-fn instance() -> Result<[u8; 16], NodeError> {
+pub(crate) fn instance() -> Result<[u8; 16], NodeError> {
     let mut bytes = [0; 16];
     let mut source = std::fs::File::open("/dev/urandom").map_err(NodeError::Random)?;
     source.read_exact(&mut bytes).map_err(NodeError::Random)?;

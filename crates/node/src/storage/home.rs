@@ -64,8 +64,14 @@ pub struct Approval {
 #[derive(Debug, thiserror::Error)]
 pub enum HomeError {
     /// No folder.
-    #[error("`{path}` is not a folder; make a home with: fedprune key new --home {path}", path = .0.display())]
+    #[error("`{path}` is not a folder; make a home with: fedprune init --home {path}", path = .0.display())]
     NoFolder(PathBuf),
+    /// No key.
+    #[error("`{path}` has no key.pem; make a key: fedprune init --home {path}", path = .0.display())]
+    NoKey(PathBuf),
+    /// No consortium.
+    #[error("`{path}` has no consortium.toml; sign the consortium's document: fedprune consortium sign consortium.toml --home {path}", path = .0.display())]
+    NoConsortium(PathBuf),
     /// A node runs on it.
     #[error("`{path}` is in use by {}; stop it first, or give another --home", holder(.process), path = home.display())]
     InUse {
@@ -135,7 +141,7 @@ pub enum HomeError {
         source: RatificationError,
     },
     /// Some members did not sign.
-    #[error("`{path}` does not hold everybody's signature; get the missing ones and type: fedprune consortium sign --home HOME --merge FILE", path = path.display())]
+    #[error("`{path}` does not hold everybody's signature: {source}; get the missing ones, and type: fedprune consortium sign --home {home} --merge FILE", path = path.display(), home = path.parent().unwrap_or(path).display())]
     NotRatified {
         /// The list of signatures.
         path: PathBuf,
@@ -252,7 +258,10 @@ impl Home {
     /// [`HomeError`] naming the document or the list of signatures.
     pub fn consortium(&self) -> Result<Ratified, HomeError> {
         let path = self.folder.join("consortium.toml");
-        let text = fs::read_text(&path, consortium::DOCUMENT_LIMIT)?;
+        let text = match fs::read_text(&path, consortium::DOCUMENT_LIMIT) {
+            Err(error) if error.is_not_found() => return Err(HomeError::NoConsortium(self.folder.clone())),
+            text => text?,
+        };
         let consortium = Consortium::parse(&text).map_err(|source| HomeError::Consortium { path, source })?;
         let path = self.folder.join("consortium.signatures");
         let signatures = fs::read(&path, consortium::SIGNATURES_LIMIT.saturating_add(wire::PREFIX_BYTES))?;
@@ -269,6 +278,9 @@ impl Home {
     /// [`HomeError::KeyMode`] when others may read one, [`HomeError::NotAMember`], [`HomeError::PeerKey`].
     pub fn identity(&self, consortium: &Ratified) -> Result<Identity, HomeError> {
         let path = self.folder.join("key.pem");
+        if path.symlink_metadata().is_err() {
+            return Err(HomeError::NoKey(self.folder.clone()));
+        }
         let signing_key = load_key(&path)?;
         let key = signing_key.verifying_key();
         let stranger = || HomeError::NotAMember {

@@ -11,6 +11,7 @@ use crate::commands::home::{
     add_signatures, consortium_path, exposed, key_path, names, read_consortium, read_signing_key, signatures_path,
 };
 use crate::files::{create_document, folder_of, program, read_small, replace_document, shell};
+use crate::usage;
 
 /// Signs a document with the key of a member, merges the lists of others, and writes the list.
 ///
@@ -95,7 +96,7 @@ pub fn show(options: &ConsortiumShowOptions) -> anyhow::Result<ConsortiumReport>
     let document: PathBuf = match (&options.consortium, &options.home) {
         (Some(document), _) => document.clone(),
         (None, Some(home)) => consortium_path(home),
-        (None, None) => bail!("give the consortium's document, or --home HOME"),
+        (None, None) => usage!("give the consortium's document, or --home HOME"),
     };
     let signatures = options.signatures.clone().unwrap_or_else(|| signatures_path(&document));
     let (consortium, _) = read_consortium(&document)?;

@@ -7,7 +7,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use fedprune_federation::{ConsortiumId, RoundId};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,7 @@ use super::preview::Preview;
 use super::terms::TermsReport;
 use crate::args::RoundApproveOptions;
 use crate::commands::home::{Home, read_round};
+use crate::exit::Refused;
 use crate::files::{program, read_small, replace_document, shell, sync_folder};
 use crate::output::{facts, tame};
 use crate::progress::Meter;
@@ -100,16 +101,17 @@ pub fn approve(options: &RoundApproveOptions, meter: &Meter) -> anyhow::Result<A
     }
     if !options.yes {
         if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-            bail!(
+            let message = format!(
                 "nobody is there to be asked, since this is no terminal; read what the round says with \
                  `{} round show {} --home {}`, then approve it with --yes",
                 program(),
                 shell(&options.round),
                 shell(&options.home)
             );
+            return Err(Refused(message).into());
         }
         if !ask(&report.terms_text(), &mut std::io::stdin().lock(), &mut std::io::stderr())? {
-            bail!("the round was not approved, and nothing was written");
+            return Err(Refused("the round was not approved, and nothing was written".to_owned()).into());
         }
         report.seen = true;
     }

@@ -16,6 +16,7 @@ use crate::commands::home::{consortium_path, read_consortium, read_round, round_
 use crate::files::{check_new, create_document, program, shell};
 use crate::output::{facts, tame};
 use crate::progress::Meter;
+use crate::usage;
 
 /// What people read first in a new document.
 const PREAMBLE: &str = "\
@@ -85,7 +86,7 @@ pub fn show(options: &RoundShowOptions, meter: &Meter) -> anyhow::Result<RoundRe
     let document = match (&options.consortium, &options.home) {
         (Some(document), _) => document.clone(),
         (None, Some(home)) => consortium_path(home),
-        (None, None) => bail!("give --consortium FILE, or --home HOME"),
+        (None, None) => usage!("give --consortium FILE, or --home HOME"),
     };
     let (consortium, _) = read_consortium(&document)?;
     let (round, _) = read_round(&options.round, &consortium)?;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::bail;
 use fedprune_checkpoint::{Checkpoint, ModelConfig};
 use fedprune_federation::consortium::Consortium;
 use fedprune_federation::round::{
@@ -20,6 +19,7 @@ use crate::commands::home::names;
 use crate::commands::mask_compute::{FEW_CALIBRATION_TOKENS, group_and_sparsity};
 use crate::commands::sequence_tokens;
 use crate::output::count;
+use crate::usage;
 
 /// Windows of a silo when none are asked for, as for `mask compute`.
 const DEFAULT_SAMPLES: u32 = 128;
@@ -86,10 +86,13 @@ fn tally_weights(options: &RoundNewOptions, consortium: &Consortium) -> anyhow::
     let mut given = BTreeMap::new();
     for (name, weight) in &options.weight {
         let Some(member) = consortium.index_by_name(name) else {
-            bail!("--weight {name}={weight}: there is no such member; the members are {}", names(consortium.members()));
+            usage!(
+                "--weight {name}={weight}: there is no member `{name}`; the members are {}",
+                names(consortium.members())
+            );
         };
         if given.insert(name, weight).is_some() {
-            bail!("--weight gives `{name}` two weights; drop one");
+            usage!("--weight gives `{name}` two weights; drop one");
         }
         weights[member.as_usize()] = *weight;
     }
@@ -107,7 +110,7 @@ fn calibration(options: &RoundNewOptions, config: &ModelConfig) -> anyhow::Resul
             ("--minimum-calibration-tokens", options.minimum_calibration_tokens.is_some()),
         ];
         if let Some((option, _)) = needless.into_iter().find(|(_, given)| *given) {
-            bail!("pruner `{}` looks at no text; drop {option}, or use --pruner wanda", options.pruner);
+            usage!("pruner `{}` looks at no text; drop {option}, or use --pruner wanda", options.pruner);
         }
         return Ok(None);
     }
@@ -121,7 +124,9 @@ fn calibration(options: &RoundNewOptions, config: &ModelConfig) -> anyhow::Resul
     let sampling = match (options.sampling.unwrap_or(SamplingMethod::Random), options.seed) {
         (SamplingMethod::Random, seed) => Sampling::Random { seed: seed.unwrap_or(SeedRule::FromRound) },
         (SamplingMethod::Sequential, None) => Sampling::Sequential,
-        (SamplingMethod::Sequential, Some(_)) => bail!("--sampling sequential draws nothing; drop --seed"),
+        (SamplingMethod::Sequential, Some(_)) => {
+            usage!("--sampling sequential draws nothing; drop --seed")
+        }
     };
     let all = u64::from(samples).saturating_mul(u64::from(window_tokens));
     Ok(Some(Calibration {
