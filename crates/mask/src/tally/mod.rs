@@ -6,11 +6,13 @@
 //! | module | what it answers |
 //! |---|---|
 //! | [`counts`] | how often each weight was pruned, in bit planes |
+//! | `agreement` | how far the votes agree |
 //! | [`global`] | counts to the global mask |
 //! | `by_threshold` | the global `layer` mask of column-prefix ballots, none of them expanded |
 //! | [`scale`] | zeroing and support scaling of stored weights |
 //! | [`mod@file`] | the agreed set as a file, and matrix by matrix to masks |
 
+mod agreement;
 pub(crate) mod by_threshold;
 pub mod counts;
 pub mod file;
@@ -19,6 +21,7 @@ pub mod scale;
 #[cfg(test)]
 mod tests;
 
+pub use agreement::agreement;
 pub use by_threshold::{LayerThreshold, LayerVotes};
 pub use counts::{BATCH, Counts, TotalError, count_one_by_one};
 pub use file::{Tally, TallyError, Voter, encode_tally};
