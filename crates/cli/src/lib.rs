@@ -13,6 +13,8 @@ pub mod args;
 pub mod commands;
 pub mod files;
 pub mod interrupt;
+#[cfg(feature = "federation")]
+pub mod logging;
 pub mod output;
 pub mod progress;
 
@@ -100,6 +102,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         Command::Node(NodeCommand::Run(run)) => Box::new(commands::node::run(run, arguments.global.format)?),
         #[cfg(feature = "federation")]
         Command::Node(NodeCommand::Status(status)) => Box::new(commands::node::status(status)?),
+        #[cfg(feature = "federation")]
+        Command::Node(NodeCommand::Watch(watch)) => Box::new(commands::watch::run(watch)?),
         #[cfg(feature = "audit")]
         Command::Audit(AuditCommand::Verify(verify)) => Box::new(commands::audit::verify(verify, &meter)?),
         #[cfg(feature = "audit")]

@@ -35,7 +35,7 @@ pub use federation::{
     RoundNewOptions, RoundShowOptions, ScalingChoice, StrategyChoice, TallyChoice,
 };
 #[cfg(feature = "federation")]
-pub use node::{NodeCommand, NodeRunOptions, NodeStatusOptions};
+pub use node::{Log, NodeCommand, NodeRunOptions, NodeStatusOptions, NodeWatchOptions};
 #[cfg(feature = "federation")]
 pub use silo::ContributeOptions;
 #[cfg(feature = "silo")]

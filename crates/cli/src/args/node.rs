@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use fedprune_federation::RoundId;
 use fedprune_node::Multiaddr;
 use fedprune_node::run::FailPoint;
@@ -16,6 +16,8 @@ pub enum NodeCommand {
     Run(Box<NodeRunOptions>),
     /// How a node is doing, or how it ended.
     Status(NodeStatusOptions),
+    /// Watch a node in the terminal: members, phase, bytes, agreement, log.
+    Watch(NodeWatchOptions),
 }
 
 /// `fedprune node run`
@@ -52,6 +54,16 @@ pub struct NodeRunOptions {
     /// Where to dial a member, instead of at the consortium's addresses: NAME=MULTIADDR, as often as needed.
     #[arg(long, value_name = "NAME=MULTIADDR", value_parser = dialled)]
     pub dial: Vec<(String, Multiaddr)>,
+    /// Serve a page about this node here, for a browser on this machine: 127.0.0.1:9464, or port 0 for any.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub page: Option<std::net::SocketAddr>,
+    /// Serve metrics here, at /metrics, for Prometheus; may be the address of the page.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<std::net::SocketAddr>,
+    /// Log to standard error what the node and its libraries do; FEDPRUNE_LOG says what of it, such as
+    /// `info,libp2p_swarm=debug` [default there: info].
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Log::Off)]
+    pub log: Log,
     /// How long to answer others once the round is over here, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = fedprune_node::run::DEFAULT_LINGER.as_secs())]
     pub linger: u64,
@@ -78,6 +90,17 @@ pub struct NodeRunOptions {
     pub device: DeviceOptions,
 }
 
+/// How a log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Log {
+    /// Lines for people.
+    Plain,
+    /// One JSON object a line.
+    Json,
+    /// Not at all.
+    Off,
+}
+
 /// Reads where a member is dialled.
 fn dialled(text: &str) -> Result<(String, Multiaddr), String> {
     let (name, address) = text.split_once('=').ok_or("write it like south=/ip4/192.0.2.7/tcp/4100")?;
@@ -88,6 +111,20 @@ fn dialled(text: &str) -> Result<(String, Multiaddr), String> {
 /// `fedprune node status`
 #[derive(Debug, Args)]
 pub struct NodeStatusOptions {
+    /// The member's folder.
+    #[arg(long, value_name = "HOME")]
+    pub home: PathBuf,
+    /// Which round, if several are approved.
+    #[arg(long, value_name = "ROUND_ID")]
+    pub round: Option<RoundId>,
+}
+
+/// `fedprune node watch`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What there is to see comes from the page of the node, if it runs with --page; otherwise from its folder, once a second,
+and then without agreement and log. Keys: q ends, arrows and PageUp, PageDown, Home, End move in the log.")]
+pub struct NodeWatchOptions {
     /// The member's folder.
     #[arg(long, value_name = "HOME")]
     pub home: PathBuf,

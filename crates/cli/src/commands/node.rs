@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::args::{Format, NodeRunOptions, NodeStatusOptions};
 use crate::files::{absolute, program, shell};
 use crate::interrupt::{self, Stopped};
+use crate::logging;
 use crate::output::{Report, bytes, facts, tame};
 
 /// How often a signal is looked for.
@@ -64,6 +65,7 @@ pub fn run_behind(
     outgoing: Option<Box<dyn Outgoing>>,
 ) -> anyhow::Result<Ended> {
     let interrupt = interrupt::cooperative();
+    let _log = logging::start(options.log)?;
     let mut compute_arguments =
         vec![format!("--device={}", options.device.device), format!("--field={}", options.field)];
     compute_arguments.extend(options.device.dtype.map(|dtype| format!("--dtype={dtype}")));
@@ -83,6 +85,7 @@ pub fn run_behind(
             dcutr: options.dcutr,
             autonat: options.autonat,
         },
+        observe: fedprune_node::observe::Addresses { page: options.page, metrics: options.metrics },
         linger: Duration::from_secs(options.linger),
         program: std::env::current_exe().context("the system does not say where this program lies")?,
         fail_at: options.fail_at,
