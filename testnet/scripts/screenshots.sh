@@ -100,10 +100,10 @@ picture() { # NAME WIDTH HEIGHT MORE...
         { cat "$work/chromium.log" >&2; exit 1; }
     [ -s "$pictures/$1.png" ] || { cat "$work/chromium.log" >&2; exit 1; }
 }
-picture page-light 1000 1180
-picture page-dark 1000 1180 --blink-settings=preferredColorScheme=0
-# Chromium has no window narrower than 500 pixels: a scaled one stands for a phone of 390
-picture page-phone 780 3600 --force-device-scale-factor=2
+picture page-light 1000 1060
+picture page-dark 1000 1060 --blink-settings=preferredColorScheme=0
+# as wide as a phone, at its resolution
+picture page-phone 390 1500 --force-device-scale-factor=2
 
 tmux -L "$socket" new-session -d -x 110 -y 38 "$program node watch --home $work/north"
 sleep 4
