@@ -136,13 +136,13 @@ fn a_round_is_seen_as_it_runs() {
     // the log of the page is what was said on standard output, which it did not disturb
     let told: u64 = last.events.values().sum();
     assert!(last.log.iter().any(|line| line.event == "finished") && told >= last.log.len() as u64);
-    assert_eq!(last.events["decided"], last.status.heights.into());
+    assert_eq!(last.events["decided"], u64::from(last.status.heights));
 
     // one moment between two scrapes
     let (before, between, after) = (scrape(&metrics), state(&page), scrape(&metrics));
     let (before, between, after) = (before.expect("answers"), between.expect("answers"), after.expect("answers"));
     for (kind, bytes) in between.status.sent.by_name() {
-        let at = |families| by_label(families, "fedprune_sent_bytes", "kind")[kind];
+        let at = |families: &BTreeMap<String, Family>| by_label(families, "fedprune_sent_bytes", "kind")[kind];
         assert!(at(&before) <= bytes as f64 && bytes as f64 <= at(&after), "{kind}");
     }
     let gauge = |family: &str| after[family].samples[&(String::new(), Labels::new())];
@@ -154,7 +154,7 @@ fn a_round_is_seen_as_it_runs() {
     let status = command(&["node", "status", "--home", &home]);
     assert_eq!(
         (status["phase"].as_str(), status["height"].as_u64()),
-        (Some("agreed"), Some(between.status.heights.into()))
+        (Some("agreed"), Some(u64::from(between.status.heights)))
     );
     assert_eq!(status["page"].as_str().map(|at| format!("http://{at}/")), Some(page.clone()));
     let sent = status["sent_bytes"].as_u64().expect("bytes");
