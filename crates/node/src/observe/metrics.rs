@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use libp2p::metrics::Registry;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -303,11 +303,13 @@ impl Collector for FromSnapshot {
                     family.encode_info(&labels)?;
                     continue;
                 }
-                let sample = family.encode_family(&labels)?;
-                match kind {
-                    // whole numbers, exact in a double up to 2^53
-                    Kind::Counter => ConstCounter::new(value as u64).encode(sample)?,
-                    Kind::Gauge | Kind::Info => ConstGauge::new(value).encode(sample)?,
+                // whole numbers, exact in a double up to 2^53
+                let (count, gauge) = (ConstCounter::new(value as u64), ConstGauge::new(value));
+                match (kind, labels.is_empty()) {
+                    (Kind::Counter, true) => family.encode_counter::<NoLabelSet, _, f64>(&(value as u64), None)?,
+                    (Kind::Counter, false) => count.encode(family.encode_family(&labels)?)?,
+                    (_, true) => family.encode_gauge(&value)?,
+                    (_, false) => gauge.encode(family.encode_family(&labels)?)?,
                 }
             }
         }

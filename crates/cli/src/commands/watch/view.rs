@@ -16,6 +16,9 @@ use crate::output::{bytes, tame};
 const BLOCK_COLUMNS: usize = 25;
 /// Characters of its bar.
 const BAR_COLUMNS: usize = 10;
+/// Columns of the table of bytes, and of a terminal with room for it beside the members.
+const BYTES_COLUMNS: u16 = 36;
+const WIDE_COLUMNS: u16 = 84;
 /// Lines that a page key moves.
 const PAGE: usize = 10;
 
@@ -112,9 +115,12 @@ impl View {
         if let Some(why) = &self.lost {
             frame.render_widget(Paragraph::new(format!(" no news: {}", tame(why))).yellow(), warning);
         }
-        let [left, right] = Layout::horizontal([Constraint::Fill(1), Constraint::Length(36)]).areas(middle);
+        let beside = if is_narrow(area) { 0 } else { BYTES_COLUMNS };
+        let [left, right] = Layout::horizontal([Constraint::Fill(1), Constraint::Length(beside)]).areas(middle);
         draw_members(frame, left, status, snapshot);
-        draw_bytes(frame, right, status);
+        if beside > 0 {
+            draw_bytes(frame, right, status);
+        }
         if let Some(snapshot) = snapshot {
             draw_agreement(frame, shares, snapshot, a_row);
         }
@@ -153,6 +159,10 @@ impl View {
     }
 }
 
+fn is_narrow(area: Rect) -> bool {
+    area.width < WIDE_COLUMNS
+}
+
 fn total_events(seen: &Seen) -> u64 {
     match seen {
         Seen::Page(snapshot) => snapshot.events.values().sum(),
@@ -188,12 +198,19 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, status: &Status, snapshot: Optio
     let view = if view > 0 { format!(", view {view}") } else { String::new() };
     let others = status.members.saturating_sub(1);
     let connected = snapshot.map_or(status.connected.len(), Snapshot::connected);
-    let second = format!(
+    let mut second = format!(
         "heights done {} of {}{view}   connected {connected} of {others}   running for {}",
         status.height,
         status.heights,
         duration(status.seconds as u64),
     );
+    if is_narrow(area) {
+        let (sent, received) = (bytes(status.sent_bytes), bytes(status.received_bytes));
+        second = format!(
+            "heights {}/{}{view}  connected {connected}/{others}  sent {sent}  received {received}",
+            status.height, status.heights
+        );
+    }
     let third = match (status.mask_root, snapshot.map(|snapshot| &snapshot.limits)) {
         (Some(root), _) => format!("global mask {root}"),
         (None, Some(limits)) => {
@@ -224,7 +241,7 @@ fn draw_members(frame: &mut Frame<'_>, area: Rect, status: &Status, snapshot: Op
             (true, ..) => ("", Style::new()),
             (_, Some(_), _) => ("shut out", Style::new().red()),
             (.., true) => ("connected", Style::new().green()),
-            (.., false) => ("gone", Style::new().red()),
+            (.., false) => ("away", Style::new().red()),
         };
         let heard = match member.heard_seconds_ago {
             _ if member.own => String::new(),
@@ -343,7 +360,7 @@ mod tests {
             "north (here)",
             "so\\u{1b}[2Juth",
             "connected 3 s     held",
-            "gone      never   –",
+            "away      never   –",
             "all                 123.5 kB     2.0 MB",
             "by chance 50.0 %",
             "  0 █████████▍  93.8 %     1 █████       50.0 %     2 ··········     –  ",
@@ -408,6 +425,8 @@ mod tests {
     #[test]
     fn no_terminal_is_too_small_or_too_large() {
         let view = View::new(Seen::Page(Box::new(snapshot())));
+        let narrow = drawn(&view, 80, 24);
+        assert!(narrow.contains("sent 123.5 kB  received 2.0 MB") && narrow.contains("connected 3 s"), "{narrow}");
         for (width, height) in [(1, 1), (2, 5), (10, 3), (20, 20), (40, 12), (80, 24), (300, 100)] {
             let text = drawn(&view, width, height);
             assert_eq!(text.lines().count(), usize::from(height), "{width} × {height}");
