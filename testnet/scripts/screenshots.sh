@@ -66,7 +66,7 @@ for member in "${members[@]:0:3}"; do
     "$program" consortium sign --home "$member" --merge "${before[@]}" >/dev/null
 done
 "$program" --quiet round new --consortium consortium.toml --model "$bundle/model" --out round.toml \
-    --strategy iterative --nsamples 8 --seqlen 128 --contribution-seconds 600 >/dev/null
+    --strategy iterative --nsamples 2 --seqlen 64 --contribution-seconds 600 >/dev/null
 for member in "${members[@]}"; do
     "$program" --quiet round approve round.toml --home "$member" --model "$bundle/model" --yes >/dev/null
 done
