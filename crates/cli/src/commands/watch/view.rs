@@ -19,6 +19,8 @@ const BAR_COLUMNS: usize = 10;
 /// Columns of the table of bytes, and of a terminal with room for it beside the members.
 const BYTES_COLUMNS: u16 = 36;
 const WIDE_COLUMNS: u16 = 84;
+/// Lines of a terminal with room for a whole table of bytes.
+const LOW_LINES: u16 = 24;
 /// Lines that a page key moves.
 const PAGE: usize = 10;
 
@@ -94,13 +96,15 @@ impl View {
             Seen::Folder(..) => None,
         };
         let members = snapshot.map_or(status.connected.len(), |snapshot| snapshot.roster.len());
-        let tables = u16::try_from(members.max(6)).unwrap_or(u16::MAX).saturating_add(3).min(area.height / 2).max(4);
+        // of a terminal that is low, the log still gets its lines
+        let most = if area.height >= LOW_LINES { (area.height / 3).max(9) } else { area.height / 3 };
+        let tables = u16::try_from(members.max(6)).unwrap_or(u16::MAX).saturating_add(3).min(most).max(4);
         let blocks = snapshot.map_or(0, |snapshot| snapshot.agreement.len());
         let a_row = usize::from(area.width.saturating_sub(2)).div_euclid(BLOCK_COLUMNS).max(1);
         let agreement = if blocks == 0 {
             0
         } else {
-            u16::try_from(blocks.div_ceil(a_row)).unwrap_or(u16::MAX).saturating_add(2).min(area.height / 3)
+            u16::try_from(blocks.div_ceil(a_row)).unwrap_or(u16::MAX).saturating_add(2).min(area.height / 4)
         };
         let [head, warning, middle, shares, log, keys] = Layout::vertical([
             Constraint::Length(5),
@@ -361,7 +365,7 @@ mod tests {
             "so\\u{1b}[2Juth",
             "connected 3 s     held",
             "away      never   –",
-            "all                 123.5 kB     2.0 MB",
+            "all            123.5 kB     2.0 MB",
             "by chance 50.0 %",
             "  0 █████████▍  93.8 %     1 █████       50.0 %     2 ··········     –  ",
             "-11 s line 49",
