@@ -89,9 +89,13 @@ done
 [ -n "$page" ] || { echo "no page: $(cat north.log)" >&2; exit 1; }
 
 # two of four make no quorum: the round halts where it is
-until_state "sum(one is not None for one in d['agreement']) >= len(d['agreement']) // 2"
-kill -STOP "${nodes[2]}" "${nodes[3]}"
-until_state "d['waits_for'] is not None"
+timeout 60 python3 - "${nodes[2]}" "${nodes[3]}" <<'PYTHON'
+import os, signal, sys, time
+while '"certified","height":2' not in open("north.jsonl").read(): time.sleep(0.005)
+for node in sys.argv[1:]: os.kill(int(node), signal.SIGSTOP)
+PYTHON
+until_state "d['waits_for'] is not None and sum(one is not None for one in d['agreement']) >= 3"
+sleep 3
 
 mkdir -p "$pictures"
 picture() { # NAME WIDTH HEIGHT MORE...
