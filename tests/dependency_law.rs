@@ -50,6 +50,9 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("arc-malachitebft-core-consensus", &["fedprune-engine"]),
     ("tokio", &["fedprune-node", "fedprune-cli"]),
     ("libp2p", &["fedprune-node"]),
+    ("hyper", &["fedprune-node"]),
+    ("prometheus-client", &["fedprune-node"]),
+    ("ratatui", &["fedprune-cli"]),
 ];
 
 fn metadata() -> Value {
@@ -120,7 +123,18 @@ fn built_of(features: &[&str]) -> BTreeSet<String> {
 #[test]
 fn the_auditors_program_has_what_it_needs_and_no_more() {
     let heavy = |name: &&String| {
-        let families = ["candle", "libp2p", "arc-malachitebft", "tokio", "tokenizers", "quinn", "redb", "bao-tree"];
+        let families = [
+            "candle",
+            "libp2p",
+            "arc-malachitebft",
+            "tokio",
+            "tokenizers",
+            "quinn",
+            "redb",
+            "bao-tree",
+            "hyper",
+            "ratatui",
+        ];
         let ours = ["fedprune-engine", "fedprune-model", "fedprune-node", "fedprune-prune", "fedprune-testnet"];
         families.iter().any(|family| name.starts_with(family)) || ours.contains(&name.as_str())
     };

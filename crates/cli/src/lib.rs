@@ -13,6 +13,8 @@ pub mod commands;
 pub mod exit;
 pub mod files;
 pub mod interrupt;
+#[cfg(feature = "federation")]
+pub mod logging;
 pub mod output;
 pub mod progress;
 #[cfg(feature = "federation")]
@@ -126,6 +128,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         Command::Man(man) => Box::new(commands::command_line::man(man)?),
         #[cfg(feature = "federation")]
         Command::Node(NodeCommand::Status(status)) => Box::new(commands::node::status(status)?),
+        #[cfg(feature = "federation")]
+        Command::Node(NodeCommand::Watch(watch)) => Box::new(commands::watch::run(watch)?),
         #[cfg(feature = "audit")]
         Command::Audit(AuditCommand::Verify(verify)) => Box::new(commands::audit::verify(verify, &meter)?),
         #[cfg(feature = "audit")]

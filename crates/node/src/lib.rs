@@ -1,7 +1,8 @@
-//! A member's node: libp2p, storage, and the loop that turns effects into I/O.
+//! A member's node: libp2p, storage, the loop that turns effects into I/O, and seeing it run.
 
 pub mod limits;
 pub mod network;
+pub mod observe;
 pub mod preflight;
 pub mod run;
 pub mod storage;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::network::limits::*;
+use crate::observe::limits::*;
 use crate::storage::limits::*;
 use crate::transfer::limits::*;
 
@@ -186,6 +187,14 @@ pub fn table() -> Vec<Limit> {
             DISK_RESERVE_BYTES "left free by ballots, for the log"
             MAX_SEGMENT_BYTES "the log of one height"
             BALLOTS_CHECKED_AT_ONCE "ballots being checked; those of members that sent bad ones wait longest"
+        }
+        "page and metrics" {
+            HTTP_CONNECTIONS "connections to the page or to metrics, if they are on; further ones wait until one closes"
+            HTTP_HEAD_TIME "for the head of a request: who says nothing is gone after it"
+            HTTP_HEAD_BYTES "bytes of it; a longer one ends the connection, and a body is never read"
+            HTTP_HEAD_LINES "lines of it"
+            HTTP_CONNECTION_TIME "how long a connection is used before its client has to connect again"
+            HTTP_LAST_ANSWER_TIME "for the answer that is under way then"
         }
     }
 }

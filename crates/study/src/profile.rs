@@ -21,24 +21,9 @@ pub(crate) fn profile_matrix(
     Some(MatrixProfile {
         block: matrix.block,
         kind: name.rsplit('.').next().unwrap_or(name).to_owned(),
-        agreement: agreement(counts),
+        agreement: counts.agreement().share(),
         energy_lost: energy_lost(weights, mask, &mean_energy(norms)),
     })
-}
-
-/// Share of (weight, pair of silos) with the same vote.
-fn agreement(counts: &Counts) -> f64 {
-    let silos = u64::from(counts.total());
-    let weights = counts.rows() as u64 * counts.columns() as u64;
-    if silos < 2 || weights == 0 {
-        return 1.0;
-    }
-    let mut differing = 0u64;
-    counts.for_each(0..counts.rows() * counts.columns(), |_, count| {
-        differing += u64::from(count) * (silos - u64::from(count));
-    });
-    let pairs = silos * (silos - 1) / 2;
-    1.0 - differing as f64 / (pairs as f64 * weights as f64)
 }
 
 /// ‖X_j‖² of each input channel, mean over the silos, each in units of its own sum: a ballot's norms have no scale.
@@ -76,21 +61,6 @@ fn energy_lost(weights: WeightsView<'_>, mask: &MatrixMask, energy: &[f64]) -> f
 mod tests {
     use super::*;
     use fedprune_mask::DType;
-
-    #[test]
-    fn agreement_is_that_of_pairs() {
-        let mask = |pruned: &[usize]| {
-            let mut mask = MatrixMask::kept(1, 4);
-            pruned.iter().for_each(|column| mask.prune(0, *column));
-            mask
-        };
-        let votes = [mask(&[0, 1]), mask(&[0, 2]), mask(&[0, 1])];
-        let mut counts = Counts::new(1, 4, 3);
-        counts.add(1, &votes.iter().collect::<Vec<_>>()).unwrap();
-        let pairs = [(0, 1), (0, 2), (1, 2)];
-        let same = pairs.map(|(a, b)| 4 - votes[a].count_different(&votes[b])).iter().sum::<u64>();
-        assert!((agreement(&counts) - same as f64 / 12.0).abs() < 1e-12);
-    }
 
     #[test]
     fn energy_is_weighed_by_the_inputs() {

@@ -47,7 +47,7 @@ pub use federation::{
     RoundCommand, RoundNewOptions, RoundShowOptions, ScalingChoice, StrategyChoice, TallyChoice,
 };
 #[cfg(feature = "federation")]
-pub use node::{NodeCommand, NodeRunOptions, NodeStatusOptions};
+pub use node::{Log, NodeCommand, NodeRunOptions, NodeStatusOptions, NodeWatchOptions};
 #[cfg(feature = "federation")]
 pub use operator::{CompletionsOptions, InitOptions, ManOptions, NodeInstallOptions, PreflightOptions};
 #[cfg(feature = "federation")]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Subcommand};
+use clap::{ArgAction, Args, Subcommand, ValueEnum};
 use fedprune_federation::RoundId;
 use fedprune_node::Multiaddr;
 use fedprune_node::run::FailPoint;
@@ -18,6 +18,8 @@ pub enum NodeCommand {
     Status(NodeStatusOptions),
     /// Write a systemd unit that runs the node of a home.
     Install(NodeInstallOptions),
+    /// Watch a node in the terminal: members, phase, bytes, agreement, log.
+    Watch(NodeWatchOptions),
 }
 
 /// `fedprune node run`
@@ -56,6 +58,16 @@ pub struct NodeRunOptions {
     /// Where to dial a member, instead of at the consortium's addresses: NAME=MULTIADDR, as often as needed.
     #[arg(long, value_name = "NAME=MULTIADDR", value_parser = dialled, value_delimiter = ',', env = "FEDPRUNE_DIAL")]
     pub dial: Vec<(String, Multiaddr)>,
+    /// Serve a page about this node here, for a browser on this machine: 127.0.0.1:9464, or port 0 for any.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub page: Option<std::net::SocketAddr>,
+    /// Serve metrics here, at /metrics, for Prometheus; may be the address of the page.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<std::net::SocketAddr>,
+    /// Log to standard error what the node and its libraries do; FEDPRUNE_LOG says what of it, such as
+    /// `info,libp2p_swarm=debug` [default there: info].
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Log::Off)]
+    pub log: Log,
     /// How long to answer others once the round is over here, in seconds.
     #[arg(long, value_name = "SECONDS", env = "FEDPRUNE_LINGER", default_value_t = fedprune_node::run::DEFAULT_LINGER.as_secs())]
     pub linger: u64,
@@ -90,6 +102,17 @@ pub(super) fn multiaddress(text: &str) -> Result<Multiaddr, String> {
     text.parse().map_err(|_| "write it like /ip4/0.0.0.0/tcp/4100 or /ip4/0.0.0.0/udp/4100/quic-v1".to_owned())
 }
 
+/// How a log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Log {
+    /// Lines for people.
+    Plain,
+    /// One JSON object a line.
+    Json,
+    /// Not at all.
+    Off,
+}
+
 /// Reads where a member is dialled.
 pub(super) fn dialled(text: &str) -> Result<(String, Multiaddr), String> {
     let (name, address) = text.split_once('=').ok_or("write it like south=/ip4/192.0.2.7/tcp/4100")?;
@@ -105,5 +128,19 @@ pub struct NodeStatusOptions {
     pub home: PathBuf,
     /// Which round, if several are approved.
     #[arg(long, value_name = "ROUND_ID", env = "FEDPRUNE_ROUND")]
+    pub round: Option<RoundId>,
+}
+
+/// `fedprune node watch`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What there is to see comes from the page of the node, if it runs with --page; otherwise from its folder, once a second,
+and then without agreement and log. Keys: q ends, arrows and PageUp, PageDown, Home, End move in the log.")]
+pub struct NodeWatchOptions {
+    /// The member's folder.
+    #[arg(long, value_name = "HOME")]
+    pub home: PathBuf,
+    /// Which round, if several are approved.
+    #[arg(long, value_name = "ROUND_ID")]
     pub round: Option<RoundId>,
 }

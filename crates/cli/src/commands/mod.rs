@@ -48,6 +48,8 @@ pub mod study;
 pub mod tally;
 #[cfg(feature = "federation")]
 pub mod testnet;
+#[cfg(feature = "federation")]
+pub mod watch;
 
 #[cfg(feature = "federation")]
 mod home;

@@ -14,6 +14,7 @@ use crate::args::{Format, NodeRunOptions, NodeStatusOptions};
 use crate::exit;
 use crate::files::{absolute, program, shell};
 use crate::interrupt::{self, Stopped};
+use crate::logging;
 use crate::output::{Report, bytes, facts, tame};
 
 /// How often a signal is looked for.
@@ -63,6 +64,7 @@ pub fn run_behind(
     outgoing: Option<Box<dyn Outgoing>>,
 ) -> anyhow::Result<Ended> {
     let interrupt = interrupt::cooperative();
+    let _log = logging::start(options.log)?;
     let mut compute_arguments =
         vec![format!("--device={}", options.device.device), format!("--field={}", options.field)];
     compute_arguments.extend(options.device.dtype.map(|dtype| format!("--dtype={dtype}")));
@@ -84,6 +86,7 @@ pub fn run_behind(
             dcutr: options.dcutr,
             autonat: options.autonat,
         },
+        observe: fedprune_node::observe::Addresses { page: options.page, metrics: options.metrics },
         linger: Duration::from_secs(options.linger),
         program: std::env::current_exe().context("the system does not say where this program lies")?,
         fail_at: options.fail_at,

@@ -4,7 +4,7 @@
 //! number of members and of the views that were reached; faulty members alone cannot make a view be reached.
 
 use super::store::{MAX_PROPOSALS_A_MEMBER, MAX_SEEN, MAX_VIEWS_A_MEMBER};
-use super::{Height, Machine};
+use super::{Height, Machine, MemberIndex};
 
 /// How many things a machine keeps of one height.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -99,7 +99,57 @@ impl std::fmt::Display for Shortage {
     }
 }
 
+/// What this member knows of the ballot of a member at a height.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It said that it has none; known of ourselves only.
+    Abstained,
+    /// Its signed header is here.
+    Announced,
+    /// It is stored here and valid.
+    Held,
+    /// It is not valid.
+    Refused,
+    /// The height is decided, and it counts.
+    Counts,
+    /// The height is decided, and it does not count.
+    LeftOut,
+}
+
+impl Standing {
+    /// In a word or two.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Abstained => "abstained",
+            Self::Announced => "announced",
+            Self::Held => "held",
+            Self::Refused => "refused",
+            Self::Counts => "counts",
+            Self::LeftOut => "left out",
+        }
+    }
+}
+
 impl Machine {
+    /// How the ballot of a member stands at a height; nothing while none was heard of.
+    pub fn standing(&self, height: Height, member: MemberIndex) -> Option<Standing> {
+        let state = self.state(height)?;
+        if let Some(settled) = state.settled_ballots() {
+            let counts = settled.iter().any(|(of, _)| *of == member);
+            return Some(if counts { Standing::Counts } else { Standing::LeftOut });
+        }
+        if state.held.get(member.as_usize()).is_some_and(Option::is_some) {
+            return Some(Standing::Held);
+        }
+        if state.refused.iter().any(|(of, _)| *of == member) {
+            return Some(Standing::Refused);
+        }
+        if state.store.headers.contains_key(&member) {
+            return Some(Standing::Announced);
+        }
+        (member == self.me && state.abstained).then_some(Standing::Abstained)
+    }
+
     /// How much is kept of a height.
     pub fn kept(&self, height: Height) -> Option<Kept> {
         let state = self.state(height)?;

@@ -45,7 +45,7 @@ use fedprune_mask::{Digest, Layout};
 
 pub use effect::{Effect, Event, Input, MachineError, Outcome};
 pub use flow::set_digest;
-pub use inspect::{Kept, Shortage};
+pub use inspect::{Kept, Shortage, Standing};
 pub use message::{MAX_KNOWN, MessageError, Question, ShortId, claims, decode_answer, encode_answer, short_id};
 pub use record::{RECORD_LIMIT, Record};
 pub use store::{Known, MAX_PROPOSALS_A_MEMBER, MAX_VIEWS_A_MEMBER, MAX_VIEWS_AHEAD};

@@ -222,13 +222,17 @@ fn a_valid_ballot_is_held_and_holdings_follow_when_the_time_is_over() {
     let bytes = body(&vote(&round, &layout), &layout, "silo", Encodings::Auto);
     let content = BallotHeader { body: Digest::of(&bytes), body_bytes: bytes.len() as u64, claimed_unix_ms: 0 };
     let header = signed(content, 2);
+    let two = MemberIndex(2);
+    assert_eq!(machine.standing(Height(0), two), None);
     let _ = machine.receive(5, &header.encode());
+    assert_eq!(machine.standing(Height(0), two), Some(Standing::Announced));
     let effects = machine.step(6, Input::Stored { height: Height(0), body: content.body });
     assert!(matches!(effects.as_slice(), [Effect::Validate(asked)] if *asked == header), "{effects:?}");
     let ballot = fedprune_mask::Ballot::parse(&bytes, &layout).unwrap();
     let valid = validate(header, &ballot, &round, &layout, &Weights::of(&layout)).unwrap();
     let effects = machine.step(7, Input::Valid(valid));
     assert_eq!(tells(&effects), [&Event::Held { height: Height(0), member: MemberIndex(2) }]);
+    assert_eq!(machine.standing(Height(0), two), Some(Standing::Held));
     let over = machine.next_tick_ms().unwrap();
     let effects = machine.step(over, Input::Tick);
     check_order(&effects);
@@ -372,6 +376,22 @@ fn a_decision_is_news_once_whoever_certified_it() {
     let late = signed(header("late"), 3).encode();
     let _ = one.receive(6, &late);
     assert_eq!(one.answer(MemberIndex(1), &other.question()), [late]);
+}
+
+#[test]
+fn how_a_ballot_stands_is_told() {
+    let height = Height(0);
+    let mut machine = joined(0);
+    let _ = machine.receive(5, &signed(header("a"), 2).encode());
+    let invalid = Input::Invalid { height, member: MemberIndex(2), body: Digest::of(b"a"), why: "bad".to_owned() };
+    let _ = machine.step(6, invalid);
+    let _ = machine.step(7, Input::Abstained { height, why: "no text".to_owned() });
+    let standing = |machine: &Machine| [0, 1, 2].map(|member| machine.standing(height, MemberIndex(member)));
+    assert_eq!(standing(&machine), [Some(Standing::Abstained), None, Some(Standing::Refused)]);
+    let mut decided = joined(0);
+    let _ = decided.receive(5, &settled_by([0, 1, 2]).encode());
+    assert_eq!(standing(&decided), [Some(Standing::Counts); 3]);
+    assert_eq!(decided.standing(height, MemberIndex(9)), Some(Standing::LeftOut));
 }
 
 #[test]

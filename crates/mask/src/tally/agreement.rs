@@ -21,10 +21,15 @@ pub struct Agreement {
 impl Agreement {
     /// Share of (weight, pair of votes) in which both say the same; 1 where there are no pairs.
     pub fn share(&self) -> f64 {
-        let votes = u128::from(self.votes);
-        let pairs = votes * votes.saturating_sub(1) / 2 * u128::from(self.weights);
-        if pairs == 0 { 1.0 } else { 1.0 - self.differing as f64 / pairs as f64 }
+        share(self.differing, self.votes, u128::from(self.weights))
     }
+}
+
+/// The same of several matrices together: `differing` pairs of `votes` votes on `weights` weights.
+pub fn share(differing: u128, votes: u32, weights: u128) -> f64 {
+    let votes = u128::from(votes);
+    let pairs = votes * votes.saturating_sub(1) / 2 * weights;
+    if pairs == 0 { 1.0 } else { 1.0 - differing as f64 / pairs as f64 }
 }
 
 /// Sums over some weights.

@@ -6,10 +6,11 @@ use fedprune_federation::RoundId;
 use libp2p::allow_block_list::{self, AllowedPeers};
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::gossipsub::{
-    self, IdentTopic, MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds, TopicScoreParams,
-    ValidationMode,
+    self, IdentTopic, MessageAuthenticity, MessageId, MetricsConfig, PeerScoreParams, PeerScoreThresholds,
+    TopicScoreParams, ValidationMode,
 };
 use libp2p::identity::Keypair;
+use libp2p::metrics::Registry;
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
@@ -57,6 +58,7 @@ pub(super) fn build(
     members: &Members,
     keypair: &Keypair,
     relay_client: Option<relay::client::Behaviour>,
+    registry: Option<&mut Registry>,
 ) -> Result<Behaviour, StartError> {
     let own = keypair.public().to_peer_id();
     let mut allowed = allow_block_list::Behaviour::<AllowedPeers>::default();
@@ -98,7 +100,7 @@ pub(super) fn build(
         greeting: greeting::Behaviour::new(config.greeting, greeting::Timing::default()),
         identify: identifies.then(|| identify::Behaviour::new(identify)).into(),
         ping: ping::Behaviour::new(ping),
-        gossip: gossip(config.greeting.round)?,
+        gossip: gossip(config.greeting.round, registry)?,
         asks: request_response::Behaviour::with_codec(asks, [(ASK, ProtocolSupport::Full)], streams(ASK_STREAMS)),
         chunks: request_response::Behaviour::with_codec(
             chunks,
@@ -117,7 +119,7 @@ pub(super) fn build(
 /// Members are not each other's explicit peers in gossipsub's sense: it passes every message on over every such
 /// link without asking who has it (each of 8 members then sends 49 copies of 8 messages, here 12), and does not
 /// let scores silence them.
-fn gossip(round: RoundId) -> Result<gossipsub::Behaviour, StartError> {
+fn gossip(round: RoundId, registry: Option<&mut Registry>) -> Result<gossipsub::Behaviour, StartError> {
     let broken = |why: String| StartError::Gossip { why };
     let config = gossipsub::ConfigBuilder::default()
         .validation_mode(ValidationMode::Anonymous)
@@ -148,7 +150,13 @@ fn gossip(round: RoundId) -> Result<gossipsub::Behaviour, StartError> {
     let topic = topic(round);
     gossip.with_peer_score(score(&topic), PeerScoreThresholds::default()).map_err(broken)?;
     gossip.subscribe(&topic).map_err(|error| broken(error.to_string()))?;
-    Ok(gossip)
+    Ok(match registry {
+        Some(registry) => {
+            let registry = registry.sub_registry_with_prefix("libp2p").sub_registry_with_prefix("gossipsub");
+            gossip.with_metrics(registry, MetricsConfig::default())
+        }
+        None => gossip,
+    })
 }
 
 /// Only what a member can be blamed for counts: messages that the node rejected, and broken gossipsub promises in

@@ -58,6 +58,7 @@ use fedprune_federation::MemberIndex;
 use fedprune_mask::Digest;
 use libp2p::PeerId;
 use libp2p::identity::Keypair;
+use libp2p::metrics::Registry;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use codec::ChunkAnswer;
@@ -168,6 +169,16 @@ impl Network {
     ///
     /// Errors: keys, addresses and members that do not fit together, or an address that cannot be listened on.
     pub fn start(config: NetworkConfig) -> Result<(Network, Events), StartError> {
+        Self::start_measured(config, None)
+    }
+
+    /// [`start`](Self::start), and libp2p counts what it does in `registry`, under its own names.
+    ///
+    /// Errors: as [`start`](Self::start).
+    pub fn start_measured(
+        config: NetworkConfig,
+        registry: Option<&mut Registry>,
+    ) -> Result<(Network, Events), StartError> {
         let mut seed = config.peer_key_seed;
         let keypair = Keypair::ed25519_from_bytes(&mut seed)?;
         let peer_id = keypair.public().to_peer_id();
@@ -183,7 +194,7 @@ impl Network {
         let counters = Arc::new(Counters::of_peers(members.others()));
         let (outbox, events) = events::queue();
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
-        let task = Task::new(&config, members, &keypair, Arc::clone(&counters), receiver, outbox)?;
+        let task = Task::new(&config, members, &keypair, Arc::clone(&counters), receiver, outbox, registry)?;
         tokio::spawn(task.run());
         Ok((Network { commands, counters, lanes, peer_id }, events))
     }

@@ -1,6 +1,7 @@
 //! The loop that owns the swarm.
 
 mod conducting;
+mod measured;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use futures::StreamExt;
 use libp2p::allow_block_list::NotAllowed;
 use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance};
 use libp2p::identity::Keypair;
+use libp2p::metrics::{Metrics, Registry};
 use libp2p::multiaddr::Protocol;
 use libp2p::request_response::{self, InboundRequestId, ResponseChannel};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -85,6 +87,7 @@ pub(super) struct Task {
     conduct: Conduct,
     /// When bytes of members are looked at.
     look_at: Instant,
+    measured: Option<Metrics>,
 }
 
 /// What an error of libp2p's transports says; some of them say nothing themselves, and leave it to their causes.
@@ -109,10 +112,12 @@ impl Task {
         counters: Arc<Counters>,
         commands: mpsc::Receiver<Command>,
         outbox: Outbox,
+        mut registry: Option<&mut Registry>,
     ) -> Result<Self, StartError> {
         let (transport, relay_client) = transport::build(keypair, &counters, config.options.relay)
             .map_err(|error| StartError::Noise(Box::new(error)))?;
-        let behaviour = behaviour::build(config, &members, keypair, relay_client)?;
+        let behaviour = behaviour::build(config, &members, keypair, relay_client, registry.as_deref_mut())?;
+        let measured = registry.map(Metrics::new);
         let swarm_config = swarm::Config::with_tokio_executor()
             .with_idle_connection_timeout(IDLE_CONNECTION)
             .with_max_negotiating_inbound_streams(NEGOTIATING_STREAMS);
@@ -148,6 +153,7 @@ impl Task {
             chunks: Requests::new(CHUNKS_SERVED_PER_MEMBER, CHUNKS_SERVED),
             mismatches: HashMap::new(),
             refused_since: HashMap::new(),
+            measured,
             outsiders_reported: None,
             outsiders_unreported: 0,
         })
@@ -303,6 +309,9 @@ impl Task {
     }
 
     fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        if let Some(measured) = &self.measured {
+            measured::record(measured, &event);
+        }
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
@@ -486,6 +495,7 @@ impl Task {
             return self.report(&token, Acceptance::Ignore);
         };
         if let Err(out) = self.conduct.message(member, Instant::now()) {
+            self.counters.unread.fetch_add(1, Ordering::Relaxed);
             self.shut_out(member, out);
             return self.report(&token, Acceptance::Ignore);
         }
@@ -555,6 +565,7 @@ impl Task {
     ) {
         if let Err(out) = self.conduct.question(from, Instant::now()) {
             self.shut_out(from, out);
+            self.counters.busy.fetch_add(1, Ordering::Relaxed);
             let _ = self.swarm.behaviour_mut().asks.send_response(channel, AskReply::Busy);
             return;
         }
@@ -564,6 +575,7 @@ impl Task {
         if let Err(Full(event)) = back
             && let NetworkEvent::Asked { answer, .. } = *event
         {
+            self.counters.busy.fetch_add(1, Ordering::Relaxed);
             let _ = self.swarm.behaviour_mut().asks.send_response(answer.0, AskReply::Busy);
         }
     }
@@ -599,6 +611,7 @@ impl Task {
     ) {
         if let Err(out) = self.conduct.chunk(from, Instant::now()) {
             self.shut_out(from, out);
+            self.counters.busy.fetch_add(1, Ordering::Relaxed);
             let _ = self.swarm.behaviour_mut().chunks.send_response(channel, ChunkAnswer::Busy);
             return;
         }
@@ -607,6 +620,7 @@ impl Task {
         if let Err(Full(event)) = back
             && let NetworkEvent::ChunkAsked { answer, .. } = *event
         {
+            self.counters.busy.fetch_add(1, Ordering::Relaxed);
             let _ = self.swarm.behaviour_mut().chunks.send_response(answer.0, ChunkAnswer::Busy);
         }
     }

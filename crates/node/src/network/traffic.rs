@@ -45,6 +45,10 @@ pub struct Traffic {
     pub unpublished: u64,
     /// Gossip messages dropped because the node did not keep up.
     pub dropped: u64,
+    /// Gossip messages of members that sent more of them than they may, dropped unread.
+    pub unread: u64,
+    /// Questions and requests for parts of ballots that were answered busy.
+    pub busy: u64,
 }
 
 /// Bytes in one direction, by what they are for.
@@ -147,6 +151,8 @@ pub(super) struct Counters {
     upkeep: Meter,
     pub(super) unpublished: AtomicU64,
     pub(super) dropped: AtomicU64,
+    pub(super) unread: AtomicU64,
+    pub(super) busy: AtomicU64,
     /// Of members, bytes received that are no parts of ballots.
     unasked: HashMap<PeerId, Arc<AtomicU64>>,
 }
@@ -179,6 +185,8 @@ impl Counters {
             received: split(|meter| &meter.received),
             unpublished: self.unpublished.load(Ordering::Relaxed),
             dropped: self.dropped.load(Ordering::Relaxed),
+            unread: self.unread.load(Ordering::Relaxed),
+            busy: self.busy.load(Ordering::Relaxed),
         }
     }
 

@@ -7,6 +7,7 @@ use fedprune_federation::RoundId;
 use libp2p::Multiaddr;
 
 use crate::network::Options;
+use crate::observe::Addresses;
 
 /// How long a node whose round is over answers others, unless said otherwise.
 pub const DEFAULT_LINGER: Duration = Duration::from_secs(600);
@@ -20,6 +21,8 @@ pub const SYNC_PATIENCE: Duration = Duration::from_secs(20);
 pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often bytes sent and received are reason enough to write it, and to count them in the index.
 pub const TRAFFIC_INTERVAL: Duration = Duration::from_secs(10);
+/// How often a node that is looked at says how it is doing, at most.
+pub const PUBLISH_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a node that has everybody's result stays, so that the last ones get their answers.
 pub const GRACE: Duration = Duration::from_millis(1500);
 /// How long children get to end by themselves before they are killed.
@@ -54,6 +57,8 @@ pub struct NodeConfig {
     pub dial: Vec<(String, Multiaddr)>,
     /// How to be found and reached.
     pub options: Options,
+    /// Where a page and metrics are served; nowhere by default.
+    pub observe: Addresses,
     /// How long to answer others once the round is over here.
     pub linger: Duration,
     /// The `fedprune` program, which computes masks and writes the pruned model in processes of their own.

@@ -7,6 +7,7 @@
 mod arrivals;
 mod asking;
 mod ending;
+mod observing;
 mod pace;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -31,9 +32,11 @@ use super::status::Status;
 use super::validations::Validations;
 use super::work::Work;
 use crate::network::{Events, Network, Split};
+use crate::observe::Addresses;
 use crate::storage::blobs::BlobStore;
 use crate::storage::home::RoundFolder;
 use crate::storage::wal::Wal;
+pub(super) use observing::Observed;
 use pace::Pace;
 
 /// How a node ended.
@@ -63,6 +66,9 @@ pub(super) struct Parts {
     pub(super) catalogue: Catalogue,
     pub(super) earlier: (Split, Split),
     pub(super) outgoing: Option<Box<dyn super::Outgoing>>,
+    pub(super) observed: Option<Observed>,
+    /// Where page and metrics are.
+    pub(super) served: Addresses,
 }
 
 /// A running node.
@@ -103,16 +109,19 @@ pub(super) struct Driver<'a> {
     finished_members: BTreeSet<MemberIndex>,
     concluded: Option<super::work::Conclusion>,
     failed: Option<NodeError>,
+    observed: Option<Observed>,
 }
 
 impl<'a> Driver<'a> {
-    pub(super) fn new(parts: Parts, tell: &'a mut (dyn FnMut(&NodeEvent) + Send)) -> Self {
+    pub(super) fn new(mut parts: Parts, tell: &'a mut (dyn FnMut(&NodeEvent) + Send)) -> Self {
         let (work, results) = mpsc::channel(super::config::WORK_QUEUE);
         let now = Instant::now();
         let fetching = Fetching::new(Arc::clone(&parts.blobs), parts.network.clone(), work.clone(), parts.machine.me());
+        let observed = parts.observed.take();
         Self {
             parts,
             tell,
+            observed,
             started: now,
             work,
             results: Some(results),
@@ -157,6 +166,10 @@ impl<'a> Driver<'a> {
     }
 
     fn say(&mut self, event: &NodeEvent) {
+        if let Some(observed) = &mut self.observed {
+            observed.note(event, self.parts.config.unix_ms());
+        }
+        event.trace();
         (self.tell)(event);
     }
 
@@ -232,6 +245,7 @@ impl<'a> Driver<'a> {
             self.status(None);
             self.write_catalogue(false);
         }
+        self.publish(None);
         self.tell_masks().await;
         Ok(())
     }

@@ -7,6 +7,7 @@ use fedprune_mask::Digest;
 
 use super::model::ModelError;
 use crate::network::{SendError, StartError};
+use crate::observe::ObserveError;
 use crate::storage::blobs::BlobError;
 use crate::storage::fs::FileError;
 use crate::storage::home::HomeError;
@@ -69,6 +70,12 @@ pub enum NodeError {
     /// The network has stopped.
     #[error(transparent)]
     Send(#[from] SendError),
+    /// Page or metrics cannot be served.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    /// They cannot be served on sockets that are listened on.
+    #[error("page and metrics cannot be served")]
+    Serve(#[source] std::io::Error),
     /// The protocol cannot go on.
     #[error("this member cannot go on")]
     Machine(#[from] MachineError),

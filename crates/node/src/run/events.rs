@@ -8,6 +8,7 @@ use fedprune_mask::Digest;
 use serde::Serialize;
 
 use crate::network::Split;
+use crate::observe::snapshot::one_line;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,6 +27,15 @@ pub enum NodeEvent {
     Listening {
         /// With `/p2p/` and its peer id.
         addresses: Vec<String>,
+    },
+    /// It can be looked at there.
+    Serving {
+        /// The page, for a browser on this machine.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        page: Option<String>,
+        /// For Prometheus.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        metrics: Option<String>,
     },
     /// A member is connected.
     Connected {
@@ -244,6 +254,38 @@ impl NodeEvent {
         }
     }
 
+    /// What it is called in JSON.
+    pub fn name(&self) -> String {
+        let value = serde_json::to_value(self).unwrap_or_default();
+        value.get("event").and_then(|name| name.as_str()).unwrap_or_default().to_owned()
+    }
+
+    /// Whether it calls for an operator's attention.
+    pub fn is_warning(&self) -> bool {
+        matches!(
+            self,
+            Self::Mismatch { .. }
+                | Self::ShutOut { .. }
+                | Self::AnotherInstance { .. }
+                | Self::Abstained { .. }
+                | Self::Invalid { .. }
+                | Self::SameBallot { .. }
+                | Self::BadProposal { .. }
+                | Self::Evidence { .. }
+                | Self::Adopted { .. }
+                | Self::Warning { .. }
+        )
+    }
+
+    /// Tells it to whoever listens to `tracing`, under the name `fedprune`.
+    pub(super) fn trace(&self) {
+        if self.is_warning() {
+            tracing::warn!(target: "fedprune", event = self.name(), "{}", one_line(&self.text()));
+        } else {
+            tracing::info!(target: "fedprune", event = self.name(), "{}", one_line(&self.text()));
+        }
+    }
+
     /// For people.
     pub fn text(&self) -> String {
         match self {
@@ -251,6 +293,11 @@ impl NodeEvent {
                 format!("`{member}` in round {} of consortium {}", round.short(), consortium.short())
             }
             Self::Listening { addresses } => format!("listening; others dial {}", addresses.join(" or ")),
+            Self::Serving { page, metrics } => {
+                let page = page.iter().map(|at| format!("the page is at {at}"));
+                let metrics = metrics.iter().map(|at| format!("metrics are at {at}"));
+                page.chain(metrics).collect::<Vec<_>>().join("; ")
+            }
             Self::Connected { member } => format!("`{member}` is connected"),
             Self::Disconnected { member } => format!("`{member}` is gone"),
             Self::Mismatch { member, differences } => {

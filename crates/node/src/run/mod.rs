@@ -26,9 +26,11 @@ mod status;
 mod validations;
 mod work;
 
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fedprune_checkpoint::Checkpoint;
 use fedprune_engine::MalachiteEngine;
@@ -39,6 +41,8 @@ use fedprune_federation::round::{Scaling, Strategy};
 use fedprune_federation::{Height, Ratified, Round};
 use fedprune_mask::Digest;
 use libp2p::Multiaddr;
+use libp2p::metrics::Registry;
+use tokio::sync::watch;
 
 pub use config::{DEFAULT_LINGER, FailPoint, NodeConfig, ParseFailPointError};
 pub use driver::Ending;
@@ -49,11 +53,12 @@ pub use status::{Status, StatusError};
 
 use crate::limits::STORED_BALLOTS_PER_MEMBER;
 use crate::network::{Greeting, Network, NetworkConfig, Peer};
+use crate::observe::{Addresses, Endpoints, MemberRow, Snapshot};
 use crate::storage::blobs::BlobStore;
 use crate::storage::home::Home;
 use crate::storage::wal::Wal;
 use catalogue::{Catalogue, Opened};
-use driver::{Driver, Parts};
+use driver::{Driver, Observed, Parts};
 use model::RoundModel;
 
 /// What stands between a member's machine and the network.
@@ -99,13 +104,46 @@ pub async fn run_behind(
     tell: &mut (dyn FnMut(&NodeEvent) + Send),
     stop: tokio::sync::watch::Receiver<bool>,
 ) -> Result<Ending, NodeError> {
+    let endpoints = Endpoints::bind(config.observe)?;
+    let served = Addresses { page: endpoints.page, metrics: endpoints.metrics };
     let home = Home::open(&config.home)?;
     let consortium = home.consortium()?;
     let identity = home.identity(&consortium)?;
     let (round, folder) = home.round(&consortium, config.round)?;
     let names: Vec<String> = consortium.members().iter().map(|member| member.name.clone()).collect();
     let name = names.get(identity.member.as_usize()).cloned().unwrap_or_default();
-    tell(&NodeEvent::Started { member: name.clone(), round: round.id().0, consortium: consortium.id().0 });
+    let registry = Arc::new(Mutex::new(Registry::default()));
+    // serves until this function ends
+    let (mut observed, _serving) = match endpoints.is_empty() {
+        true => (None, None),
+        false => {
+            let (sender, snapshots) = watch::channel(Arc::new(at_start(&name, &names, &consortium, &round, served)));
+            let serving = endpoints.serve(snapshots, Arc::clone(&registry)).map_err(NodeError::Serve)?;
+            (Some(Observed::new(sender)), Some(serving))
+        }
+    };
+    let mut say = |observed: &mut Option<Observed>, event: NodeEvent| {
+        if let Some(observed) = observed {
+            observed.note_at_start(&event, config.unix_ms());
+        }
+        event.trace();
+        tell(&event);
+    };
+    say(&mut observed, NodeEvent::Started { member: name.clone(), round: round.id().0, consortium: consortium.id().0 });
+    if observed.is_some() {
+        let url = |path: &'static str| move |at: SocketAddr| format!("http://{at}{path}");
+        say(
+            &mut observed,
+            NodeEvent::Serving { page: served.page.map(url("/")), metrics: served.metrics.map(url("/metrics")) },
+        );
+    }
+    if let Some(address) = served.metrics.filter(|address| !address.ip().is_loopback()) {
+        let text = format!(
+            "metrics on `{address}` can be read by whoever reaches this machine there: names of members, bytes, times; \
+             --metrics 127.0.0.1:PORT keeps them here"
+        );
+        say(&mut observed, NodeEvent::Warning { text });
+    }
     if round.terms().scaling == Scaling::Support && round.terms().strategy == Strategy::Iterative {
         return Err(NodeError::NotSupported(
             "an iterative round with scaling = \"support\" is not supported yet; use scaling = \"none\"",
@@ -120,6 +158,9 @@ pub async fn run_behind(
     };
     let base_model = round.terms().base_model;
     let layout = checkpoint.layout().clone();
+    if let Some(observed) = &mut observed {
+        observed.has_blocks(layout.blocks());
+    }
     let model = RoundModel::new(checkpoint, round.clone(), consortium.clone(), folder.folder().join("masks"))?;
 
     let members = names.len() as u64;
@@ -134,7 +175,7 @@ pub async fn run_behind(
     let blobs = Arc::new(BlobStore::open(&folder.blobs(), room)?);
     let (mut wal, notices) = Wal::open(&folder.wal())?;
     for notice in notices {
-        tell(&NodeEvent::Warning { text: notice.to_string() });
+        say(&mut observed, NodeEvent::Warning { text: notice.to_string() });
     }
     let mut records = Vec::new();
     for entry in wal.entries() {
@@ -152,7 +193,7 @@ pub async fn run_behind(
     let Opened { catalogue, earlier, notice } = Catalogue::open(&folder.index(), &records, &machine, &blobs)?;
     drop(records);
     if let Some(text) = notice {
-        tell(&NodeEvent::Warning { text });
+        say(&mut observed, NodeEvent::Warning { text });
     }
 
     let listen = listen_addresses(&config.listen, &consortium, &name)?;
@@ -165,7 +206,7 @@ pub async fn run_behind(
         key: member.peer_key,
         addresses: addresses_of(&config.dial, member),
     });
-    let (network, events) = Network::start(NetworkConfig {
+    let network_config = NetworkConfig {
         peer_key_seed: *identity.peer_key.to_seed(),
         member: identity.member,
         peers: peers.collect(),
@@ -178,7 +219,11 @@ pub async fn run_behind(
             instance: instance()?,
         },
         options: config.options,
-    })?;
+    };
+    let (network, events) = {
+        let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
+        Network::start_measured(network_config, served.metrics.is_some().then_some(&mut *registry))?
+    };
     let home_folder = home.folder().to_owned();
     let parts = Parts {
         config,
@@ -195,10 +240,42 @@ pub async fn run_behind(
         catalogue,
         earlier,
         outgoing,
+        observed,
+        served,
     };
     let ending = Driver::new(parts, tell).run(stop).await;
     drop(home); // unlocks
     ending
+}
+
+/// What there is to see of a node that has just started.
+fn at_start(name: &str, names: &[String], consortium: &Ratified, round: &Round, served: Addresses) -> Snapshot {
+    let terms = round.terms();
+    let sparsity = terms.local_group.fixed_sparsity().unwrap_or(terms.sparsity).as_f64();
+    let member = |of: &String| MemberRow {
+        name: of.clone(),
+        own: of == name,
+        connected: false,
+        heard_seconds_ago: None,
+        ballot: None,
+        shut_out: None,
+        finished: false,
+    };
+    Snapshot {
+        status: Status::at_start(name, names.len(), round.id().0, served),
+        program: concat!("fedprune ", env!("CARGO_PKG_VERSION")).to_owned(),
+        consortium: consortium.id().0,
+        unix_ms: 0,
+        view: 0,
+        waits: None,
+        roster: names.iter().map(member).collect(),
+        agreement: Vec::new(),
+        agreement_by_chance: sparsity * sparsity + (1.0 - sparsity) * (1.0 - sparsity),
+        steps: BTreeMap::new(),
+        limits: BTreeMap::new(),
+        events: BTreeMap::new(),
+        log: VecDeque::new(),
+    }
 }
 
 /// Opens the model and compares it with the round's.

@@ -13,6 +13,7 @@ use fedprune_federation::round::Strategy;
 use fedprune_federation::{BallotHeader, Height, MemberIndex, Ratified, Round, SignatureChecked, Validated};
 use fedprune_mask::ballot::{EncodeError, MaskHeader, encode_mask};
 use fedprune_mask::matrix_mask::mask_root;
+use fedprune_mask::tally::agreement::share;
 use fedprune_mask::tally::{Tally, TallyError, Voter, encode_tally};
 use fedprune_mask::weights::{MatricesFrom, MatrixSource};
 use fedprune_mask::{Ballot, Digest, Layout, WeightsView};
@@ -168,6 +169,30 @@ impl RoundModel {
                 }
             }
             Ok(mask_root(layout.digest(), digests))
+        })
+    }
+
+    /// How far ballots agree, by decoder block: the share of (weight, pair of ballots) with the same bit.
+    pub(super) fn agreement(
+        &self,
+        blobs: &BlobStore,
+        height: Height,
+        ballots: &[(MemberIndex, Digest)],
+    ) -> Result<Vec<(u32, f64)>, ModelError> {
+        self.with_tally(blobs, height, ballots, |tally, layout, weights| {
+            let mut of_blocks = BTreeMap::<u32, (u128, u64)>::new();
+            for (index, matrix) in layout.matrices().iter().enumerate() {
+                let counts = tally.counts(index, weights.matrix(index))?;
+                weights.done_with(index);
+                let (differing, all) = of_blocks.entry(matrix.block).or_default();
+                *differing = differing.saturating_add(counts.agreement().differing);
+                *all = all.saturating_add(matrix.weights());
+            }
+            let votes = tally.total_weight();
+            Ok(of_blocks
+                .into_iter()
+                .map(|(block, (differing, all))| (block, share(differing, votes, u128::from(all))))
+                .collect())
         })
     }
 

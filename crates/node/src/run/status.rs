@@ -1,12 +1,14 @@
 //! `status.json`: how a node is doing, for `fedprune node status` and for people.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use fedprune_mask::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::network::Split;
+use crate::observe::Addresses;
 use crate::storage::fs::{self, FileError};
 
 /// Most bytes of a status.
@@ -57,6 +59,12 @@ pub struct Status {
     pub transcript: Option<PathBuf>,
     /// Where the pruned model is.
     pub pruned: Option<PathBuf>,
+    /// Where the page is served, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<SocketAddr>,
+    /// Where metrics are served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Why there is no status.
@@ -76,6 +84,33 @@ pub enum StatusError {
 }
 
 impl Status {
+    /// That of a node that has just started and opens the model.
+    pub(crate) fn at_start(member: &str, members: usize, round: Digest, served: Addresses) -> Self {
+        Self {
+            member: member.to_owned(),
+            round,
+            running: true,
+            phase: "opening the model".to_owned(),
+            waits_for: None,
+            height: 0,
+            heights: 0,
+            connected: Vec::new(),
+            members,
+            addresses: Vec::new(),
+            sent_bytes: 0,
+            received_bytes: 0,
+            sent: Split::default(),
+            received: Split::default(),
+            shut_out: BTreeMap::new(),
+            seconds: 0.0,
+            mask_root: None,
+            transcript: None,
+            pruned: None,
+            page: served.page,
+            metrics: served.metrics,
+        }
+    }
+
     /// Reads it.
     ///
     /// # Errors

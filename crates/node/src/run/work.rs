@@ -5,6 +5,7 @@ use fedprune_mask::Digest;
 
 use super::child::Announced;
 use super::error::NodeError;
+use super::model::ModelError;
 use crate::network::{AskError, ChunkAnswer};
 use crate::transfer::download::Request;
 
@@ -31,6 +32,8 @@ pub(super) enum Work {
     Accepted { request: Request, result: Result<bool, ChunkFault> },
     /// A body is complete.
     Complete { body: Digest, result: Result<(), NodeError> },
+    /// How far the ballots of a height agree, by block.
+    Agreement { height: Height, result: Result<Vec<(u32, f64)>, ModelError> },
     /// The contributing process has written a ballot.
     Announced(Announced),
     /// The contributing process has ended; why, unless it was done.

@@ -17,7 +17,8 @@ use crate::network::{Acceptance, Blame, ChunkAnswer, NetworkEvent};
 impl Driver<'_> {
     pub(super) async fn network(&mut self, event: NetworkEvent) -> Result<(), NodeError> {
         match event {
-            NetworkEvent::Gossip { from: _, bytes, verdict } => {
+            NetworkEvent::Gossip { from, bytes, verdict } => {
+                self.heard(from);
                 let now_ms = self.now_ms();
                 let (found, effects) = self.parts.machine.receive(now_ms, &bytes);
                 let acceptance = match found {
@@ -29,6 +30,7 @@ impl Driver<'_> {
                 self.carry_out(effects).await?;
             }
             NetworkEvent::Asked { from, bytes, answer } => {
+                self.heard(from);
                 // a question that cannot be read is refused by dropping its token
                 let Ok(question) = Question::decode(&bytes) else {
                     return Ok(self.parts.network.blame(from, Blame::Question).await?);
@@ -45,7 +47,8 @@ impl Driver<'_> {
                     self.ask_back(from, &question);
                 }
             }
-            NetworkEvent::ChunkAsked { from: _, body, chunk, answer } => {
+            NetworkEvent::ChunkAsked { from, body, chunk, answer } => {
+                self.heard(from);
                 let (network, blobs) = (self.parts.network.clone(), Arc::clone(&self.parts.blobs));
                 if self.parts.outgoing.as_mut().is_some_and(|outgoing| !outgoing.serves(&body)) {
                     return Ok(network.answer_chunk(answer, ChunkAnswer::NotHeld).await?);
@@ -76,6 +79,7 @@ impl Driver<'_> {
             }
             NetworkEvent::Connected { member } => {
                 self.connected.insert(member);
+                self.heard(member);
                 self.say(&NodeEvent::Connected { member: self.name(member) });
                 self.fetching.connected(member, true);
                 self.recall();
@@ -151,10 +155,15 @@ impl Driver<'_> {
             Work::News { from, result } => {
                 self.asking.remove(&from);
                 if let Ok(bytes) = result {
+                    self.heard(from);
                     self.news(from, &bytes).await?;
                 }
             }
+            Work::Agreement { height, result } => self.measured(height, result),
             Work::Chunk { request, result } => {
+                if result.is_ok() {
+                    self.heard(request.member);
+                }
                 let now_ms = self.now_ms();
                 self.fetching.arrived(request, result, now_ms);
             }

@@ -90,11 +90,11 @@ impl Driver<'_> {
         }
     }
 
-    /// Writes `status.json`; `ended` is how this process ends, if it does.
-    pub(super) fn status(&mut self, ended: Option<&'static str>) {
+    /// How this node is doing; `ended` is how this process ends, if it does.
+    pub(super) fn status_now(&self, ended: Option<&'static str>) -> Status {
         let (sent, received) = self.totals();
         let connected: Vec<String> = self.connected.iter().map(|member| self.name(*member)).collect();
-        let status = Status {
+        Status {
             member: self.parts.name.clone(),
             round: self.parts.model.round.id().0,
             running: ended.is_none(),
@@ -114,7 +114,15 @@ impl Driver<'_> {
             mask_root: self.concluded.as_ref().and_then(|conclusion| conclusion.mask_root),
             transcript: self.concluded.as_ref().map(|conclusion| conclusion.transcript.clone()),
             pruned: self.concluded.as_ref().and_then(|conclusion| conclusion.pruned.clone()),
-        };
+            page: self.parts.served.page,
+            metrics: self.parts.served.metrics,
+        }
+    }
+
+    /// Writes `status.json`; `ended` is how this process ends, if it does.
+    pub(super) fn status(&mut self, ended: Option<&'static str>) {
+        self.publish(ended);
+        let status = self.status_now(ended);
         let now = Instant::now();
         if let Some((before, since)) = &self.status
             && before.tells_the_same(&status)
