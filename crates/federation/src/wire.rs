@@ -45,6 +45,10 @@ pub enum Content {
     Question = 25,
     /// What it is answered.
     Answer = 26,
+    /// Who may take part, after a change.
+    Successor = 27,
+    /// Signatures of a changed consortium, with its chain.
+    Succession = 28,
     /// The signed header of a ballot.
     BallotHeader = 34,
     /// A signed holdings statement.
@@ -61,7 +65,7 @@ pub enum Content {
 
 impl Content {
     /// All of them.
-    pub const ALL: [Content; 17] = [
+    pub const ALL: [Content; 19] = [
         Content::Consortium,
         Content::ConsortiumSignatures,
         Content::Round,
@@ -73,6 +77,8 @@ impl Content {
         Content::Record,
         Content::Question,
         Content::Answer,
+        Content::Successor,
+        Content::Succession,
         Content::BallotHeader,
         Content::Holdings,
         Content::MaskResult,
@@ -91,6 +97,8 @@ impl Content {
         match self {
             Content::Consortium => "a consortium",
             Content::ConsortiumSignatures => "signatures of a consortium",
+            Content::Successor => "a changed consortium",
+            Content::Succession => "signatures of a changed consortium",
             Content::Round => "a round",
             Content::Decision => "a decision",
             Content::Evidence => "evidence",
