@@ -91,6 +91,12 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         #[cfg(feature = "federation")]
         Command::Consortium(ConsortiumCommand::Show(show)) => Box::new(commands::consortium::show(show)?),
         #[cfg(feature = "federation")]
+        Command::Consortium(ConsortiumCommand::Renew(renew)) => Box::new(commands::consortium::renew(renew)?),
+        #[cfg(feature = "federation")]
+        Command::Consortium(ConsortiumCommand::Replace(replace)) => Box::new(commands::consortium::replace(replace)?),
+        #[cfg(feature = "federation")]
+        Command::Consortium(ConsortiumCommand::Remove(remove)) => Box::new(commands::consortium::remove(remove)?),
+        #[cfg(feature = "federation")]
         Command::Round(RoundCommand::New(new)) => Box::new(commands::round::new(new, &meter)?),
         #[cfg(feature = "federation")]
         Command::Round(RoundCommand::Show(show)) => Box::new(commands::round::show(show, &meter)?),

@@ -30,9 +30,10 @@ pub use audit::{AuditCommand, AuditShowOptions, AuditVerifyOptions};
 pub use demo::DemoOptions;
 #[cfg(feature = "federation")]
 pub use federation::{
-    BosChoice, ConsortiumAddOptions, ConsortiumCommand, ConsortiumNewOptions, ConsortiumShowOptions,
-    ConsortiumSignOptions, KeyCommand, KeyNewOptions, KeyShowOptions, RoundApproveOptions, RoundCommand,
-    RoundNewOptions, RoundShowOptions, ScalingChoice, StrategyChoice, TallyChoice,
+    BosChoice, ConsortiumAddOptions, ConsortiumCommand, ConsortiumNewOptions, ConsortiumRemoveOptions,
+    ConsortiumRenewOptions, ConsortiumReplaceOptions, ConsortiumShowOptions, ConsortiumSignOptions, KeyCommand,
+    KeyNewOptions, KeyShowOptions, RoundApproveOptions, RoundCommand, RoundNewOptions, RoundShowOptions, ScalingChoice,
+    StrategyChoice, TallyChoice,
 };
 #[cfg(feature = "federation")]
 pub use node::{NodeCommand, NodeRunOptions, NodeStatusOptions};

@@ -100,9 +100,17 @@ pub async fn run_behind(
     stop: tokio::sync::watch::Receiver<bool>,
 ) -> Result<Ending, NodeError> {
     let home = Home::open(&config.home)?;
-    let consortium = home.consortium()?;
+    let newest = home.consortium()?;
+    let (round, folder) = match home.round(&newest, config.round) {
+        Ok(found) => found,
+        Err(error) => {
+            home.identity(&newest)?; // whose key is of nobody any more hears of that first
+            return Err(error.into());
+        }
+    };
+    // a round of a consortium that has changed since is finished by those who began it, with the keys that they had
+    let consortium = newest.in_lineage(round.terms().consortium).unwrap_or(&newest).clone();
     let identity = home.identity(&consortium)?;
-    let (round, folder) = home.round(&consortium, config.round)?;
     let names: Vec<String> = consortium.members().iter().map(|member| member.name.clone()).collect();
     let name = names.get(identity.member.as_usize()).cloned().unwrap_or_default();
     tell(&NodeEvent::Started { member: name.clone(), round: round.id().0, consortium: consortium.id().0 });

@@ -50,7 +50,10 @@ fn bytes_and_id_are_pinned() {
     assert_eq!(successor.id().0, Digest::of(&successor.encode()));
     assert_eq!(successor.id().to_string(), "1f13fc7b70da3bca9ce0111e0e2e8ef84135d286664ba147b9a4d8c02a0dede0");
     let draft = signed(successor, &before, &[10], &[0, 1, 2]);
-    assert_eq!(Digest::of(&draft.encode_signatures()).to_string(), "ec2e65a499d729766c38bfe6c1bb35679f1cf3f677d83ddf480a7c784ee51c6d");
+    assert_eq!(
+        Digest::of(&draft.encode_signatures()).to_string(),
+        "ec2e65a499d729766c38bfe6c1bb35679f1cf3f677d83ddf480a7c784ee51c6d"
+    );
 }
 
 #[test]
