@@ -26,6 +26,7 @@ mod status;
 mod validations;
 mod work;
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -48,7 +49,7 @@ pub use model::ModelError;
 pub use status::{Status, StatusError};
 
 use crate::limits::STORED_BALLOTS_PER_MEMBER;
-use crate::network::{Greeting, Network, NetworkConfig, Peer};
+use crate::network::{Greeting, Network, NetworkConfig, Peer, ProgramName};
 use crate::storage::blobs::BlobStore;
 use crate::storage::home::Home;
 use crate::storage::wal::Wal;
@@ -60,6 +61,11 @@ use model::RoundModel;
 ///
 /// An honest node has none. Members that lie, in tests, are programs of their own that put something here.
 pub trait Outgoing: Send {
+    /// What the member says of itself before anything else, instead of this.
+    fn introduce(&mut self, greeting: Greeting, program: ProgramName) -> (Greeting, ProgramName) {
+        (greeting, program)
+    }
+
     /// The node runs; whatever else the member does with its network begins here.
     fn begin(&mut self, _network: &Network) {}
 
@@ -95,7 +101,7 @@ pub async fn run(
 /// As [`run`].
 pub async fn run_behind(
     config: NodeConfig,
-    outgoing: Option<Box<dyn Outgoing>>,
+    mut outgoing: Option<Box<dyn Outgoing>>,
     tell: &mut (dyn FnMut(&NodeEvent) + Send),
     stop: tokio::sync::watch::Receiver<bool>,
 ) -> Result<Ending, NodeError> {
@@ -173,20 +179,27 @@ pub async fn run_behind(
         key: member.peer_key,
         addresses: dial_addresses(&config, member),
     });
+    let greeting = Greeting {
+        protocol: fedprune_federation::wire::VERSION,
+        consortium: consortium.id(),
+        round: round.id(),
+        model: base_model,
+        instance: instance()?,
+    };
+    let (greeting, program) = match &mut outgoing {
+        Some(outgoing) => outgoing.introduce(greeting, config.version.clone()),
+        None => (greeting, config.version.clone()),
+    };
     let (network, events) = Network::start(NetworkConfig {
         peer_key_seed: *identity.peer_key.to_seed(),
         member: identity.member,
         peers: peers.collect(),
         listen,
-        greeting: Greeting {
-            protocol: fedprune_federation::wire::VERSION,
-            consortium: consortium.id(),
-            round: round.id(),
-            model: base_model,
-            instance: instance()?,
-        },
+        greeting,
+        program,
         options: config.options,
     })?;
+    let former_peers = former_peers(&consortium);
     let home_folder = home.folder().to_owned();
     let parts = Parts {
         config,
@@ -203,10 +216,30 @@ pub async fn run_behind(
         catalogue,
         earlier,
         outgoing,
+        former_peers,
     };
     let ending = Driver::new(parts, tell).run(stop).await;
     drop(home); // unlocks
     ending
+}
+
+/// Peer ids that were of members before a change and are of nobody now, with what is said of whoever comes with one.
+fn former_peers(consortium: &Ratified) -> BTreeMap<String, String> {
+    let mut peers = BTreeMap::new();
+    for member in consortium.lineage().skip(1).flat_map(Ratified::members) {
+        let Some((_, left)) = consortium.retired(&member.peer_key) else { continue };
+        let Some(peer) = crate::network::peer_id(&member.peer_key) else { continue };
+        let (change, name) = (left.consortium().change(), &member.name);
+        let now = if left.consortium().index_by_name(name).is_some() {
+            format!("`{name}` has another since, and is to start with that and with the newest consortium")
+        } else {
+            format!("`{name}` is no member since")
+        };
+        peers
+            .entry(peer.to_string())
+            .or_insert(format!("its key is the one that `{name}` had until change {change}; {now}"));
+    }
+    peers
 }
 
 /// Opens the model and compares it with the round's.
