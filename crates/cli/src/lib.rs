@@ -65,6 +65,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         #[cfg(feature = "silo")]
         Command::Model(ModelCommand::Inspect(inspect)) => Box::new(commands::model_inspect::run(inspect, &meter)?),
         #[cfg(feature = "silo")]
+        Command::Model(ModelCommand::Import(import)) => Box::new(commands::model_import::run(import, &meter)?),
+        #[cfg(feature = "silo")]
         Command::Mask(MaskCommand::Compute(compute)) => Box::new(commands::mask_compute::run(compute, &meter)?),
         #[cfg(feature = "federation")]
         Command::Mask(MaskCommand::Contribute(contribute)) => Box::new(commands::contribute::run(contribute, &meter)?),

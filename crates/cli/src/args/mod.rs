@@ -41,8 +41,8 @@ pub use node::{NodeCommand, NodeRunOptions, NodeStatusOptions};
 pub use silo::ContributeOptions;
 #[cfg(feature = "silo")]
 pub use silo::{
-    ApplyOptions, Ballots, ComputeOptions, DeviceOptions, EvalCommand, InspectOptions, MaskCommand, ModelCommand,
-    PerplexityOptions, SamplingMethod, Scale, ShowOptions, SparsityOrPattern, TallyOptions,
+    ApplyOptions, Ballots, ComputeOptions, DeviceOptions, EvalCommand, ImportOptions, InspectOptions, MaskCommand,
+    ModelCommand, PerplexityOptions, SamplingMethod, Scale, ShowOptions, SparsityOrPattern, TallyOptions,
 };
 #[cfg(feature = "study")]
 pub use study::{StudyCommand, StudyReportOptions, StudyRunOptions};

@@ -19,6 +19,8 @@ pub mod mask_compute;
 #[cfg(feature = "silo")]
 pub mod mask_show;
 #[cfg(feature = "silo")]
+pub mod model_import;
+#[cfg(feature = "silo")]
 pub mod model_inspect;
 #[cfg(feature = "federation")]
 pub mod node;
