@@ -4,6 +4,7 @@
 #![cfg(unix)]
 
 #[path = "faults/nodes.rs"]
+#[allow(dead_code, reason = "killing and restoring is for the tests of faults")]
 mod nodes;
 
 use std::ffi::{OsStr, OsString};

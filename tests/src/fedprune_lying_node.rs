@@ -219,7 +219,7 @@ impl Outgoing for Liar {
             },
             Lie::Mute => Vec::new(),
             Lie::Forged => vec![damaged(&message), message],
-            Lie::WithheldBody | Lie::Flood => vec![message],
+            Lie::WithheldBody | Lie::Flood | Lie::AnotherVersion | Lie::AnotherProtocol => vec![message],
         }
     }
 
@@ -230,6 +230,7 @@ impl Outgoing for Liar {
             Lie::Mute => messages.clear(),
             Lie::Forged => messages = messages.iter().map(|message| damaged(message)).collect(),
             Lie::SecondBallot | Lie::FirstBallot | Lie::TwoResults | Lie::WithheldBody | Lie::Flood => {}
+            Lie::AnotherVersion | Lie::AnotherProtocol => {}
         }
         messages
     }
