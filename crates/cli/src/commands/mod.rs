@@ -44,6 +44,8 @@ mod model_card;
 #[cfg(feature = "federation")]
 mod peer_id;
 #[cfg(feature = "silo")]
+mod recipe;
+#[cfg(feature = "silo")]
 mod shared;
 
 #[cfg(feature = "silo")]
