@@ -164,8 +164,8 @@ fn a_key_is_renewed_and_a_member_replaced_between_two_rounds() {
     for (node, home) in [(EAST, &homes[EAST]), (NORTH, &homes[NORTH]), (SOUTH, &homes[SOUTH]), (WEST, &centre)] {
         let mut arguments = nodes.arguments(node).clone();
         (arguments.home, arguments.round) = (home.clone(), round);
-        arguments.out = bed.fresh("pruned");
         let name = if node == WEST { "centre".to_owned() } else { nodes.name(node).to_owned() };
+        arguments.out = bed.fresh(&format!("pruned-of-{name}"));
         second.push(nodes.add(&name, arguments));
     }
     nodes.start(&[second[NORTH]]);
@@ -237,6 +237,9 @@ fn other_versions_take_part_and_other_protocols_are_refused() {
     let report = audit(&nodes, WEST, bed.round(), bed.set_up().consortium().id());
     assert_eq!((report.verdict, report.mask_root), (Verdict::Verified, Some(mask)));
 
+    drop((nodes, bed));
+    // the others wait for the missing ballot as long as the round says
+    let bed = Bed::new("contribution_seconds = 6");
     let mut nodes = bed.nodes("protocols");
     let mut command_of = lying();
     command_of.env("FEDPRUNE_LIE", "another-protocol");

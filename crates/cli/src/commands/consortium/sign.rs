@@ -231,6 +231,14 @@ pub fn show(options: &ConsortiumShowOptions) -> anyhow::Result<ConsortiumReport>
             Err(error) => return Err(error).with_context(|| format!("`{}` cannot be used", signatures.display())),
         }
     }
+    if let (Some(origin), None) = (draft.consortium().origin(), draft.known_predecessor()) {
+        warnings.push(format!(
+            "it is change {} of a consortium, and what was changed is not known here: `{}`, which carries that, is not there; get it \
+             from a member",
+            origin.change,
+            signatures.display()
+        ));
+    }
     let next = next(&draft, &document, &signatures, options.home.as_deref(), false);
     let mut report = ConsortiumReport::of(&draft, &document, &signatures, warnings, next);
     if let Some(home) = &options.home
