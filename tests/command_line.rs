@@ -104,7 +104,15 @@ fn from_text_to_a_pruned_model() {
         let out = at(name);
         let arguments = ["apply", "--model", text(&model), "--mask", text(mask), "--out", text(&out)];
         let applied = json(&[&arguments[..], more].concat());
-        for file in ["config.json", "tokenizer.json", "pruning-mask.fedprune", "README.md", "README.base.md"] {
+        for file in [
+            "config.json",
+            "tokenizer.json",
+            "pruning-mask.fedprune",
+            "pruning-recipe.toml",
+            "pruning-sparsity.svg",
+            "README.md",
+            "README.base.md",
+        ] {
             assert!(out.join(file).is_file(), "{name} lacks {file}");
         }
         let card = std::fs::read_to_string(out.join("README.md")).unwrap();
@@ -114,6 +122,20 @@ fn from_text_to_a_pruned_model() {
         let sidecar = json(&["mask", "show", text(&out.join("pruning-mask.fedprune")), "--model", text(&model)]);
         assert_eq!(sidecar["files"][0]["mask_root"], applied["mask_root"]);
         pruned_perplexity.push(perplexity(&out));
+        // the recipe's last command makes the same weights again, save those that were scaled, which need the ballots
+        let recipe = std::fs::read_to_string(out.join("pruning-recipe.toml")).unwrap();
+        for (key, value) in [("mask_root", &applied["mask_root"]), ("pruned_model", &applied["pruned_digest"])] {
+            assert!(recipe.contains(&format!("{key} = {value}\n")), "{recipe}");
+        }
+        let votes = if name == "alone" { 1 } else { 2 };
+        assert_eq!(recipe.matches("[[ballot]]").count(), votes, "{recipe}");
+        let alone = "'fedprune apply --model BASE --mask pruning-mask.fedprune --out DIR'";
+        assert_eq!(recipe.contains(alone), more.is_empty(), "{recipe}");
+        let (again, sidecar) = (at(&format!("{name}-again")), out.join("pruning-mask.fedprune"));
+        let again = json(&["apply", "--model", text(&model), "--mask", text(&sidecar), "--out", text(&again)]);
+        assert_eq!(again["pruned_digest"] == applied["pruned_digest"], more.is_empty());
+        let picture = std::fs::read_to_string(out.join("pruning-sparsity.svg")).unwrap();
+        assert_eq!(picture.matches("<rect x=").count(), 42, "six blocks of seven matrices");
     }
     for pruned in pruned_perplexity {
         assert!(pruned > dense * 1.01 && pruned < dense * 20.0, "dense {dense}, pruned {pruned}");

@@ -122,6 +122,9 @@ class Reader:
             raise Wrong("has an option that is neither there nor not")
         return read() if there else None
 
+    def signatures(self):
+        return self.list(lambda: (self.u16(), self.signature()))
+
     def list(self, read):
         count = self.u64()
         if count > len(self.data) - self.at:  # nothing in a list is smaller than a byte
@@ -143,6 +146,7 @@ DOMAINS = {
     5: b"fedprune-agreement-proposal:",
     6: b"fedprune-agreement-prevote:",
     7: b"fedprune-agreement-precommit:",
+    8: b"fedprune-consortium-succession:",
 }
 
 
@@ -161,6 +165,36 @@ def vote_fields(view, value):
 
 def proposal_fields(view, value, valid_view):
     return struct.pack("<I", view) + value + struct.pack("<Q", 0 if valid_view is None else valid_view + 1)
+
+
+class Consortium:
+    """Members by name, with their keys; of a changed one also what it was changed from."""
+
+    def __init__(self, data):
+        content = data[10] if len(data) > 10 else 0
+        reader = Reader(data, 27 if content == 27 else 16)
+        self.predecessor, self.change = (reader.digest(), reader.u32()) if content == 27 else (None, 0)
+        reader.blob()
+        if reader.u16() != 1:
+            raise Wrong("is of another protocol")
+
+        def member():
+            start = reader.at
+            name, key = reader.blob(), reader.take(32)
+            reader.take(32)
+            reader.list(reader.blob)
+            reader.option(reader.blob)
+            return name.decode("ascii"), Ed25519PublicKey.from_public_bytes(key), data[start : reader.at]
+
+        members = reader.list(member)
+        reader.end()
+        self.names, self.keys, self.entries = ([entry[part] for entry in members] for part in range(3))
+        if not members or self.names != sorted(set(self.names)):
+            raise Wrong("does not list its members by name")
+        if content == 27 and not 1 <= self.change <= 64:
+            raise Wrong(f"is change {self.change}, which there is not")
+        n = len(members)
+        self.f, self.q, self.id = (n - 1) // 3, 2 * n // 3 + 1, blake3(data)
 
 
 class Transcript:
@@ -184,51 +218,73 @@ class Transcript:
             return []
 
     def verify(self, kind, height, member, fields, signature):
-        if member >= len(self.keys):
-            raise Wrong(f"speaks for member {member}, and there are {len(self.keys)}")
-        round_id = bytes(32) if kind == 1 else self.round_id
-        message = DOMAINS[kind].ljust(32, b"\0") + struct.pack("<H", 1) + self.consortium_id + round_id
+        self.verify_in(self.consortium, self.round_id, kind, height, member, fields, signature)
+
+    def verify_in(self, consortium, round_id, kind, height, member, fields, signature):
+        if member >= len(consortium.keys):
+            raise Wrong(f"speaks for member {member}, and there are {len(consortium.keys)}")
+        message = DOMAINS[kind].ljust(32, b"\0") + struct.pack("<H", 1) + consortium.id + round_id
         message += struct.pack("<IBH", height, kind, member) + fields
         try:
-            self.keys[member].verify(signature, message)
+            consortium.keys[member].verify(signature, message)
         except InvalidSignature:
-            raise Wrong(f"has a signature of `{self.members[member]}` that does not verify") from None
+            raise Wrong(f"has a signature of `{consortium.names[member]}` that does not verify") from None
         self.signatures += 1
 
     # --- the founding documents
 
-    def found(self):
-        data = self.read("consortium.bin")
-        reader = Reader(data, 16)
-        reader.blob()
-        if reader.u16() != 1:
-            raise Wrong("is of another protocol")
-
-        def member():
-            name, key = reader.blob(), reader.take(32)
-            reader.take(32)
-            reader.list(reader.blob)
-            reader.option(reader.blob)
-            return name.decode("ascii"), Ed25519PublicKey.from_public_bytes(key)
-
-        members = reader.list(member)
-        reader.end()
-        self.members, self.keys = [name for name, _ in members], [key for _, key in members]
-        if not members or self.members != sorted(set(self.members)):
-            raise Wrong("does not list its members by name")
-        n = len(members)
-        self.f, self.q = (n - 1) // 3, 2 * n // 3 + 1
-        self.consortium_id = blake3(data)
-
-        reader = Reader(self.read("consortium.signatures"), 17)
-        if reader.digest() != self.consortium_id:
-            raise Wrong("is of another consortium")
-        signatures = reader.list(lambda: (reader.u16(), reader.signature()))
-        reader.end()
-        if [member for member, _ in signatures] != list(range(n)):
+    def founded(self, consortium, signatures):
+        if [member for member, _ in signatures] != list(range(len(consortium.keys))):
             raise Wrong("does not have the signatures of all members")
         for member, signature in signatures:
-            self.verify(1, 0, member, b"", signature)
+            self.verify_in(consortium, bytes(32), 1, 0, member, b"", signature)
+
+    def changed(self, before, after, memberships, successions):
+        """That a quorum of the members before, and everyone who enters, signed a change."""
+        if (after.predecessor, after.change) != (before.id, before.change + 1):
+            raise Wrong(f"has change {after.change} after change {before.change}, of something else")
+        for signatures in (memberships, successions):
+            members = [member for member, _ in signatures]
+            if members != sorted(set(members)):
+                raise Wrong("has signatures out of order")
+        for member, signature in memberships:
+            self.verify_in(after, bytes(32), 1, 0, member, b"", signature)
+        for member, signature in successions:
+            self.verify_in(before, bytes(32), 8, after.change, member, after.id, signature)
+        if len(successions) < before.q:
+            raise Wrong(f"has {len(successions)} agreements to change {after.change}, of the {before.q} needed")
+        signed = {member for member, _ in memberships}
+        for member, entry in enumerate(after.entries):
+            if entry not in before.entries and member not in signed:
+                raise Wrong(f"has no signature of `{after.names[member]}`, which change {after.change} enters")
+
+    def found(self):
+        consortium = Consortium(self.read("consortium.bin"))
+        data = self.read("consortium.signatures")
+        if consortium.change == 0:
+            reader = Reader(data, 17)
+            if reader.digest() != consortium.id:
+                raise Wrong("is of another consortium")
+            signatures = reader.signatures()
+            reader.end()
+            self.founded(consortium, signatures)
+            self.lineage = [consortium.id]
+        else:
+            reader = Reader(data, 28)
+            links = reader.list(lambda: (Consortium(reader.blob()), reader.signatures(), reader.signatures()))
+            if reader.digest() != consortium.id:
+                raise Wrong("is of another consortium")
+            links.append((consortium, reader.signatures(), reader.signatures()))
+            reader.end()
+            first, memberships, successions = links[0]
+            if first.change != 0 or successions:
+                raise Wrong("does not begin with a founding")
+            self.founded(first, memberships)
+            for (before, _, _), (after, memberships, successions) in zip(links, links[1:]):
+                self.changed(before, after, memberships, successions)
+            self.lineage = [link.id for link, _, _ in links]
+        self.consortium, self.consortium_id = consortium, consortium.id
+        self.members, self.f, self.q = consortium.names, consortium.f, consortium.q
 
         data = self.read("round.bin")
         if Reader(data, 18).digest() != self.consortium_id:
@@ -390,12 +446,16 @@ def main():
             ("consortium", arguments.consortium_id, transcript.consortium_id),
             ("round", arguments.round_id, transcript.round_id),
         ):
-            if given is not None and given != found.hex():
+            known = [found.hex()] + ([id.hex() for id in transcript.lineage] if what == "consortium" else [])
+            if given is not None and given not in known:
                 raise Wrong(f"belongs to {what} {found.hex()}, not {given}")
         heights = transcript.heights()
     except (Wrong, ValueError) as error:
         print(f"FAILED: `{transcript.file}` {error}")
         return 1
+    changes = len(transcript.lineage) - 1
+    if changes:
+        print(f"founded    {transcript.lineage[0].hex()}, changed {changes} times since")
     print(f"consortium {transcript.consortium_id.hex()}\nround      {transcript.round_id.hex()}")
     print(f"{transcript.signatures} signatures of {len(transcript.members)} members at {heights} heights verify")
     return 0

@@ -18,7 +18,7 @@ use fedprune_federation::{
     Round, SignatureChecked, SigningKey, Statement,
 };
 use fedprune_mask::Digest;
-use fedprune_node::network::Network;
+use fedprune_node::network::{Greeting, Network, ProgramName};
 use fedprune_node::run::Outgoing;
 use fedprune_node::storage::home::Home;
 
@@ -69,10 +69,14 @@ enum Lie {
     Forged,
     /// It sends garbage, as much as leaves and as fast as it leaves.
     Flood,
+    /// It says that its program is another version, of the same protocol; it is honest otherwise, as one may well be.
+    AnotherVersion,
+    /// It greets as a program of a later protocol.
+    AnotherProtocol,
 }
 
 impl Lie {
-    const ALL: [(Lie, &'static str); 9] = [
+    const ALL: [(Lie, &'static str); 11] = [
         (Lie::SecondBallot, "second-ballot"),
         (Lie::FirstBallot, "first-ballot"),
         (Lie::WrongMask, "wrong-mask"),
@@ -82,6 +86,8 @@ impl Lie {
         (Lie::WithheldBody, "withheld-body"),
         (Lie::Forged, "forged"),
         (Lie::Flood, "flood"),
+        (Lie::AnotherVersion, "another-version"),
+        (Lie::AnotherProtocol, "another-protocol"),
     ];
 
     fn named(name: &str) -> anyhow::Result<Self> {
@@ -170,6 +176,14 @@ fn damaged(message: &[u8]) -> Vec<u8> {
 }
 
 impl Outgoing for Liar {
+    fn introduce(&mut self, greeting: Greeting, program: ProgramName) -> (Greeting, ProgramName) {
+        match self.lie {
+            Lie::AnotherVersion => (greeting, ProgramName::new("fedprune 0.0.9").unwrap_or(program)),
+            Lie::AnotherProtocol => (Greeting { protocol: greeting.protocol + 1, ..greeting }, program),
+            _ => (greeting, program),
+        }
+    }
+
     fn begin(&mut self, network: &Network) {
         if self.lie == Lie::Flood {
             let members = self.consortium.consortium().indices().filter(|member| Some(*member) != self.me());
@@ -205,7 +219,7 @@ impl Outgoing for Liar {
             },
             Lie::Mute => Vec::new(),
             Lie::Forged => vec![damaged(&message), message],
-            Lie::WithheldBody | Lie::Flood => vec![message],
+            Lie::WithheldBody | Lie::Flood | Lie::AnotherVersion | Lie::AnotherProtocol => vec![message],
         }
     }
 
@@ -216,6 +230,7 @@ impl Outgoing for Liar {
             Lie::Mute => messages.clear(),
             Lie::Forged => messages = messages.iter().map(|message| damaged(message)).collect(),
             Lie::SecondBallot | Lie::FirstBallot | Lie::TwoResults | Lie::WithheldBody | Lie::Flood => {}
+            Lie::AnotherVersion | Lie::AnotherProtocol => {}
         }
         messages
     }

@@ -127,3 +127,31 @@ fn it_names_the_file_that_we_refuse() {
         fails(&python, &copy, file);
     }
 }
+
+#[test]
+fn it_follows_a_chain_of_changes() {
+    let Some(python) = python() else { return };
+    let (consortium, founding) = changed_consortium();
+    let world = World::of(consortium, ONE_SHOT, |_| ());
+    let (transcript, id) = (world.transcript(), founding.id().to_string());
+    let text = passes(&python, &transcript, &["--consortium-id", &id]);
+    assert!(text.contains(&format!("founded    {id}, changed 2 times since")), "{text}");
+    let other = consortium_id_of_nobody();
+    let output = run(&python, &transcript, &["--consortium-id", &other]);
+    assert_eq!(output.status.code(), Some(1));
+    let good = world.consortium.encode_signatures();
+    let file = "consortium.signatures";
+    let (_folder, copy) = world.copy();
+    for at in [11, 40, good.len() / 3, good.len() / 2, good.len() - 70, good.len() - 1] {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        fs::write(copy.join(file), bytes).unwrap();
+        fails(&python, &copy, file);
+    }
+    fs::write(copy.join(file), founding.encode_signatures()).unwrap();
+    fails(&python, &copy, file);
+}
+
+fn consortium_id_of_nobody() -> String {
+    consortium().id().to_string()
+}

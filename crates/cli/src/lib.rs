@@ -75,6 +75,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         #[cfg(feature = "silo")]
         Command::Model(ModelCommand::Inspect(inspect)) => Box::new(commands::model_inspect::run(inspect, &meter)?),
         #[cfg(feature = "silo")]
+        Command::Model(ModelCommand::Import(import)) => Box::new(commands::model_import::run(import, &meter)?),
+        #[cfg(feature = "silo")]
         Command::Mask(MaskCommand::Compute(compute)) => Box::new(commands::mask_compute::run(compute, &meter)?),
         #[cfg(feature = "federation")]
         Command::Mask(MaskCommand::Contribute(contribute)) => Box::new(commands::contribute::run(contribute, &meter)?),
@@ -106,6 +108,12 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         Command::Consortium(ConsortiumCommand::Sign(sign)) => Box::new(commands::consortium::sign(sign)?),
         #[cfg(feature = "federation")]
         Command::Consortium(ConsortiumCommand::Show(show)) => Box::new(commands::consortium::show(show)?),
+        #[cfg(feature = "federation")]
+        Command::Consortium(ConsortiumCommand::Renew(renew)) => Box::new(commands::consortium::renew(renew)?),
+        #[cfg(feature = "federation")]
+        Command::Consortium(ConsortiumCommand::Replace(replace)) => Box::new(commands::consortium::replace(replace)?),
+        #[cfg(feature = "federation")]
+        Command::Consortium(ConsortiumCommand::Remove(remove)) => Box::new(commands::consortium::remove(remove)?),
         #[cfg(feature = "federation")]
         Command::Round(RoundCommand::New(new)) => Box::new(commands::round::new(new, &meter)?),
         #[cfg(feature = "federation")]

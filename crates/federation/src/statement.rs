@@ -282,7 +282,7 @@ mod tests {
                 messages.push(preimage(kind, place, &fields));
             }
         }
-        assert_eq!(messages.len(), 7 * 16);
+        assert_eq!(messages.len(), Kind::ALL.len() * 16);
         for prefix in ["noise-libp2p-static-key:", "libp2p-tls-handshake:", "libp2p-pubsub:"] {
             messages.push([prefix.as_bytes(), &fields].concat());
             messages.push([prefix.as_bytes(), &messages[0]].concat());

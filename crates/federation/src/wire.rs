@@ -45,6 +45,10 @@ pub enum Content {
     Question = 25,
     /// What it is answered.
     Answer = 26,
+    /// Who may take part, after a change.
+    Successor = 27,
+    /// Signatures of a changed consortium, with its chain.
+    Succession = 28,
     /// Proof that a member's ballots count.
     Inclusion = 30,
     /// The signed header of a ballot.
@@ -63,7 +67,7 @@ pub enum Content {
 
 impl Content {
     /// All of them.
-    pub const ALL: [Content; 18] = [
+    pub const ALL: [Content; 20] = [
         Content::Consortium,
         Content::ConsortiumSignatures,
         Content::Round,
@@ -75,6 +79,8 @@ impl Content {
         Content::Record,
         Content::Question,
         Content::Answer,
+        Content::Successor,
+        Content::Succession,
         Content::Inclusion,
         Content::BallotHeader,
         Content::Holdings,
@@ -94,6 +100,8 @@ impl Content {
         match self {
             Content::Consortium => "a consortium",
             Content::ConsortiumSignatures => "signatures of a consortium",
+            Content::Successor => "a changed consortium",
+            Content::Succession => "signatures of a changed consortium",
             Content::Round => "a round",
             Content::Decision => "a decision",
             Content::Evidence => "evidence",

@@ -16,6 +16,7 @@
 //! | [`head`] | the final norm and the vocabulary projection, streamed in slices |
 //! | [`perplexity`](mod@perplexity) | how well the model predicts given windows |
 //! | [`text`] | `.txt` and `.jsonl` files, folders of them, the model's tokenizer |
+//! | [`gguf`] | a GGUF file as a checkpoint folder |
 //! | [`calibration`] | files to windows of tokens, the same on every machine |
 //!
 //! Shapes are written (rows, columns). Tensors have the compute dtype unless a line says otherwise.
@@ -27,6 +28,7 @@ pub mod calibration;
 pub mod decoder;
 pub mod device;
 pub mod error;
+pub mod gguf;
 pub mod head;
 pub mod hidden;
 pub mod perplexity;

@@ -15,7 +15,9 @@ use serde_json::{Map, Value, json};
 
 use crate::model::{self, MODEL};
 use crate::mutate::Numbers;
-use crate::targets::{AUDITED, BODIES, BallotKind, WORLDS, ballot_of, bodies, encoded_chunk, holdings, journal_key};
+use crate::targets::{
+    AUDITED, BODIES, BallotKind, CHANGED, WORLDS, ballot_of, bodies, encoded_chunk, holdings, journal_key,
+};
 use crate::targets::{inclusion, justified, segment};
 
 /// Names and inputs.
@@ -155,6 +157,8 @@ pub fn canonicals() -> Seeds {
     let mut seeds = vec![
         ("consortium".to_owned(), WORLDS[0].consortium.consortium().encode()),
         ("signatures".to_owned(), WORLDS[0].consortium.encode_signatures()),
+        ("changed".to_owned(), CHANGED.consortium().encode()),
+        ("chain".to_owned(), CHANGED.encode_signatures()),
     ];
     for (number, world) in WORLDS.iter().enumerate() {
         seeds.push((format!("round-{number}"), world.round.encode()));
@@ -184,6 +188,7 @@ pub fn documents() -> Seeds {
     let consortium = WORLDS[0].consortium.consortium();
     let text = |which: u8, text: &str| [&[which], text.as_bytes()].concat();
     let mut seeds = vec![("consortium".to_owned(), text(0, &consortium.to_toml().expect("plain text")))];
+    seeds.push(("changed".to_owned(), text(0, &CHANGED.consortium().to_toml().expect("plain text"))));
     for (number, world) in WORLDS.iter().enumerate() {
         let round = world.round.to_toml(consortium).expect("plain text");
         seeds.push((format!("round-{number}"), text(1, &round)));

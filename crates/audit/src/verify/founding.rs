@@ -1,6 +1,11 @@
-//! Who takes part and in what: consortium, its members' signatures, the round, and the ids given out of band.
+//! Who takes part and in what: consortium, its members' signatures and the changes since its founding, the round, and the
+//! ids given out of band.
+//!
+//! The consortium id that is given may be that of the transcript's consortium or of one whose place it took: then it is the
+//! chain that leads from what the auditor knows to what it finds, each link agreed to by a quorum of the one before.
 
-use fedprune_federation::{Consortium, Draft, Ratified, Round};
+use fedprune_federation::consortium::succession::difference;
+use fedprune_federation::{Consortium, ConsortiumId, Draft, Ratified, Round};
 
 use super::Options;
 use super::ledger::{Ledger, failed};
@@ -9,13 +14,16 @@ use crate::transcript::{CONSORTIUM, ROUND, SIGNATURES, Transcript};
 
 /// Checks the founding documents; nothing after them means anything without them.
 pub(super) fn check(transcript: &Transcript, options: &Options<'_>, ledger: &mut Ledger) -> Option<(Ratified, Round)> {
-    let consortium = consortium(transcript, options, ledger)?;
-    let ratified = signatures(transcript, consortium, ledger)?;
+    let consortium = consortium(transcript, ledger)?;
+    let id = consortium.id();
+    let ratified = signatures(transcript, consortium, ledger);
+    consortium_identity(id, ratified.as_ref(), options.consortium, ledger);
+    let ratified = ratified?;
     let round = round(transcript, &ratified, options, ledger)?;
     Some((ratified, round))
 }
 
-fn consortium(transcript: &Transcript, options: &Options<'_>, ledger: &mut Ledger) -> Option<Consortium> {
+fn consortium(transcript: &Transcript, ledger: &mut Ledger) -> Option<Consortium> {
     let subject = || format!("`{CONSORTIUM}`");
     let compared = "its bytes with the canonical form of a consortium";
     let read = transcript.consortium().map_err(|error| chain(&error));
@@ -36,16 +44,50 @@ fn consortium(transcript: &Transcript, options: &Options<'_>, ledger: &mut Ledge
         quorum.f()
     );
     ledger.add(Area::Consortium, None, subject(), compared, Outcome::Passed);
-    identity("consortium id", "--consortium-id", consortium.id(), options.consortium, ledger);
     Some(consortium)
 }
 
-fn signatures(transcript: &Transcript, consortium: Consortium, ledger: &mut Ledger) -> Option<Ratified> {
+/// The id of the consortium, or one before it, with the one given.
+fn consortium_identity(
+    found: ConsortiumId,
+    ratified: Option<&Ratified>,
+    given: Option<ConsortiumId>,
+    ledger: &mut Ledger,
+) {
+    let earlier = given.filter(|given| *given != found).and_then(|given| ratified?.in_lineage(given));
+    let (Some(earlier), Some(ratified)) = (earlier, ratified) else {
+        return identity("consortium id", "--consortium-id", found, given, ledger);
+    };
+    let changes = ratified.consortium().change().saturating_sub(earlier.consortium().change());
     let compared = format!(
-        "the signatures of all {} members with their keys, over consortium id {}",
-        consortium.members().len(),
-        consortium.id()
+        "{found} of the transcript with {} as given: it is that consortium after {changes} change{}, each agreed to by a quorum of the \
+         members before it",
+        earlier.id(),
+        if changes == 1 { "" } else { "s" }
     );
+    ledger.add(Area::Identity, None, "consortium id".to_owned(), compared, Outcome::Passed);
+    ledger.note(
+        "the consortium id given is of an earlier consortium: that its members did not also agree to another successor cannot be \
+         told from this transcript; it would take more than may fail of them, who are named if both are ever seen"
+            .to_owned(),
+    );
+}
+
+fn signatures(transcript: &Transcript, consortium: Consortium, ledger: &mut Ledger) -> Option<Ratified> {
+    let compared = match consortium.origin() {
+        None => format!(
+            "the signatures of all {} members with their keys, over consortium id {}",
+            consortium.members().len(),
+            consortium.id()
+        ),
+        Some(origin) => format!(
+            "the signatures of {} change{} since the founding with the keys of a quorum of the members before each, and of those that \
+             enter, up to consortium id {}",
+            origin.change,
+            if origin.change == 1 { "" } else { "s" },
+            consortium.id()
+        ),
+    };
     let mut draft = Draft::new(consortium);
     let read = transcript.signatures().map_err(|error| chain(&error));
     let added = read.and_then(|bytes| draft.add_encoded(&bytes).map_err(|error| chain(&error)));
@@ -54,12 +96,39 @@ fn signatures(transcript: &Transcript, consortium: Consortium, ledger: &mut Ledg
     match ratified {
         Ok(ratified) => {
             ledger.add(Area::Consortium, None, subject, compared, Outcome::Passed);
+            changes(&ratified, ledger);
             Some(ratified)
         }
         Err(why) => {
             ledger.add(Area::Consortium, None, subject, compared, failed(why));
             None
         }
+    }
+}
+
+/// Each change since the founding, in order, with who agreed to it.
+fn changes(ratified: &Ratified, ledger: &mut Ledger) {
+    let mut links: Vec<(&Ratified, &Ratified)> =
+        ratified.lineage().filter_map(|link| Some((link.predecessor()?, link))).collect();
+    links.reverse();
+    for (before, link) in links {
+        let agreed: Vec<String> = link
+            .agreed()
+            .filter_map(|member| before.member(member))
+            .map(|member| format!("`{}`", member.name))
+            .collect();
+        let what = difference(before.consortium(), link.consortium()).in_words();
+        let compared = format!(
+            "{}: the agreement of {}, {} of {} members of consortium {}, with the {} needed",
+            what.join("; "),
+            agreed.join(", "),
+            agreed.len(),
+            before.members().len(),
+            before.id(),
+            before.quorum().q()
+        );
+        let subject = format!("change {} of the consortium", link.consortium().change());
+        ledger.add(Area::Consortium, None, subject, compared, Outcome::Passed);
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use fedprune_audit::{Limits, Options, Report, Summary, TranscriptWriter, Verdict, verify};
 use fedprune_checkpoint::{Checkpoint, write_pruned};
-use fedprune_federation::consortium::Member;
+use fedprune_federation::consortium::{Member, Origin};
 use fedprune_federation::round::{Calibration, Sampling, Scaling, SeedRule, Strategy, TallyBy, Terms, Timers};
 use fedprune_federation::{
     BallotHeader, Certificate, Consortium, Draft, Height, Holdings, Justified, MaskResult, MemberIndex, Precommit,
@@ -59,6 +59,43 @@ pub fn consortium_with(attestation_key: impl Fn(MemberIndex) -> Option<String>) 
         draft.sign(&key(member)).unwrap();
     }
     draft.ratify().unwrap()
+}
+
+/// [`consortium`] as it came to be by two changes: its last member was another, which left, and then had another key.
+/// Returned are the newest and the founding one.
+pub fn changed_consortium() -> (Ratified, Ratified) {
+    let wanted = consortium();
+    let step = |before: &Ratified, members: Vec<Member>, keys: &[SigningKey]| {
+        let origin = Origin { predecessor: before.id(), change: before.consortium().change() + 1 };
+        let after = Consortium::successor(before.consortium().name().to_owned(), members, origin).unwrap();
+        let mut draft = Draft::succeeding(after, before.clone()).unwrap();
+        for key in keys {
+            let _ = draft.sign(key);
+        }
+        for key in [key(MemberIndex(0)), key(MemberIndex(1)), key(SOUTH)] {
+            draft.agree(&key).unwrap();
+        }
+        draft.ratify().unwrap()
+    };
+    let with_last = |name: &str, key: &SigningKey| {
+        let mut members = wanted.members().to_vec();
+        let last = &mut members[WEST.as_usize()];
+        *last = Member {
+            name: name.to_owned(),
+            signing_key: key.verifying_key(),
+            peer_key: key.verifying_key(),
+            ..last.clone()
+        };
+        members
+    };
+    let former = [91, 92].map(|seed| SigningKey::from_seed(&[seed; 32]).unwrap());
+    let mut founding = Draft::new(Consortium::new("Four".to_owned(), with_last("far west", &former[0])).unwrap());
+    for key in [key(MemberIndex(0)), key(MemberIndex(1)), key(SOUTH), former[0].clone()] {
+        founding.sign(&key).unwrap();
+    }
+    let founding = founding.ratify().unwrap();
+    let first = step(&founding, with_last("west", &former[1]), &former[1..]);
+    (step(&first, wanted.members().to_vec(), &[key(WEST)]), founding)
 }
 
 /// Bytes that look random and are the same everywhere.
@@ -219,7 +256,7 @@ impl World {
         World::of(consortium(), kind, change)
     }
 
-    /// The same of another consortium, whose members have the same keys.
+    /// The same of another consortium of members with the names and keys of [`consortium`].
     pub fn of(consortium: Ratified, kind: Kind, change: impl FnOnce(&mut Terms)) -> World {
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("model");

@@ -25,6 +25,26 @@ From nothing to an approved round. HOME is a member's own folder, such as ~/fedp
 KEY is what `fedprune key new` prints. HOME/consortium.signatures is the list that members send to each other;
 consortium.toml and round.toml must be the same for all.";
 
+/// What is typed to change a consortium that is complete.
+const CHANGES: &str = "\
+A consortium that is complete is changed without being founded again: more than two thirds of its members sign the change, and
+whoever is new in it or has another key or address. What was signed before stays valid, and old rounds can be finished.
+
+  a member renews its key:   fedprune consortium renew --home HOME
+  one of them replaces one:  fedprune consortium replace HOME/consortium.toml WEST EAST --key KEY --out next.toml
+  takes one out, adds one:   fedprune consortium remove …, fedprune consortium add …, both with --out next.toml
+  whoever is new, first:     fedprune consortium sign next.toml --home HOME
+  then each other member:    fedprune consortium sign next.toml --home HOME --merge FILES
+  what is missing still?     fedprune consortium show --home HOME
+
+A draft goes with its .signatures file beside it; --merge takes what others send back. With the last signature, sign
+puts the changed consortium in place in HOME, and keeps a key that was renewed in HOME/former-keys.";
+
+/// Both ways, founding and changing.
+fn consortium_help() -> String {
+    format!("{SEQUENCE}\n\n{CHANGES}")
+}
+
 /// `fedprune key …`
 #[derive(Debug, Subcommand)]
 #[command(after_help = SEQUENCE)]
@@ -72,7 +92,7 @@ pub struct KeyAttestationOptions {
 
 /// `fedprune consortium …`
 #[derive(Debug, Subcommand)]
-#[command(after_help = SEQUENCE)]
+#[command(after_help = consortium_help())]
 pub enum ConsortiumCommand {
     /// Begin a consortium document, without members.
     New(ConsortiumNewOptions),
@@ -80,8 +100,14 @@ pub enum ConsortiumCommand {
     Add(ConsortiumAddOptions),
     /// Sign a consortium document, and merge the signatures of others.
     Sign(ConsortiumSignOptions),
-    /// Show who the members are, who has signed, and how many faults they tolerate.
+    /// Show who the members are, who has signed, how many faults they tolerate, and the changes since the founding.
     Show(ConsortiumShowOptions),
+    /// Renew this member's key: makes another, and a change that the members sign.
+    Renew(ConsortiumRenewOptions),
+    /// Put a member in another's place, or another key in a member's, as a change that the members sign.
+    Replace(ConsortiumReplaceOptions),
+    /// Take a member out, as a change that the members sign.
+    Remove(ConsortiumRemoveOptions),
 }
 
 /// `fedprune consortium new`
@@ -117,6 +143,69 @@ pub struct ConsortiumAddOptions {
     /// Can be given several times.
     #[arg(long, value_name = "MULTIADDR")]
     pub address: Vec<String>,
+    /// Leave the document, of a complete consortium, as it is, and write the change of it here.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// `fedprune consortium renew`
+#[derive(Debug, Args)]
+pub struct ConsortiumRenewOptions {
+    /// The member's folder, with the consortium in it and, unless it is lost, the key.
+    #[arg(long, value_name = "HOME")]
+    pub home: PathBuf,
+    /// What the member is called [default: whose HOME/key.pem is].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where its node is dialled from now on [default: as before]. Can be given several times.
+    #[arg(long, value_name = "MULTIADDR")]
+    pub address: Vec<String>,
+    /// A change that nobody has signed yet, to renew the key in as well [default: a change of its own].
+    #[arg(long, value_name = "FILE")]
+    pub draft: Option<PathBuf>,
+    /// Agree to the change without being asked.
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// `fedprune consortium replace`
+#[derive(Debug, Args)]
+pub struct ConsortiumReplaceOptions {
+    /// The document, of a complete consortium or a draft.
+    #[arg(value_name = "CONSORTIUM")]
+    pub consortium: PathBuf,
+    /// Who is replaced.
+    #[arg(value_name = "OLD")]
+    pub old: String,
+    /// What the member in its place is called; OLD again where it lost its key.
+    #[arg(value_name = "NEW")]
+    pub new: String,
+    /// Its public key: 64 hexadecimal digits, or a key file (PEM).
+    #[arg(long)]
+    pub key: String,
+    /// The key of its libp2p node, if another.
+    #[arg(long, value_name = "KEY")]
+    pub peer_key: Option<String>,
+    /// Where its node is dialled [default: where OLD's was]. Can be given several times.
+    #[arg(long, value_name = "MULTIADDR")]
+    pub address: Vec<String>,
+    /// Leave the document, of a complete consortium, as it is, and write the change of it here.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// `fedprune consortium remove`
+#[derive(Debug, Args)]
+pub struct ConsortiumRemoveOptions {
+    /// The document, of a complete consortium or a draft.
+    #[arg(value_name = "CONSORTIUM")]
+    pub consortium: PathBuf,
+    /// Who leaves.
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Leave the document, of a complete consortium, as it is, and write the change of it here.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// `fedprune consortium sign`
@@ -137,6 +226,9 @@ pub struct ConsortiumSignOptions {
     /// Sign with HOME/key.pem, and keep document and signatures in HOME.
     #[arg(long, value_name = "HOME")]
     pub home: Option<PathBuf>,
+    /// Agree to a change of the consortium without being asked.
+    #[arg(long, short)]
+    pub yes: bool,
 }
 
 /// `fedprune consortium show`

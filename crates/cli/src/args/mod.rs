@@ -42,9 +42,10 @@ pub use audit::{
 pub use demo::DemoOptions;
 #[cfg(feature = "federation")]
 pub use federation::{
-    BosChoice, ConsortiumAddOptions, ConsortiumCommand, ConsortiumNewOptions, ConsortiumShowOptions,
-    ConsortiumSignOptions, KeyAttestationOptions, KeyCommand, KeyNewOptions, KeyShowOptions, RoundApproveOptions,
-    RoundCommand, RoundNewOptions, RoundShowOptions, ScalingChoice, StrategyChoice, TallyChoice,
+    BosChoice, ConsortiumAddOptions, ConsortiumCommand, ConsortiumNewOptions, ConsortiumRemoveOptions,
+    ConsortiumRenewOptions, ConsortiumReplaceOptions, ConsortiumShowOptions, ConsortiumSignOptions,
+    KeyAttestationOptions, KeyCommand, KeyNewOptions, KeyShowOptions, RoundApproveOptions, RoundCommand,
+    RoundNewOptions, RoundShowOptions, ScalingChoice, StrategyChoice, TallyChoice,
 };
 #[cfg(feature = "federation")]
 pub use node::{Log, NodeCommand, NodeRunOptions, NodeStatusOptions, NodeWatchOptions};
@@ -54,8 +55,8 @@ pub use operator::{CompletionsOptions, InitOptions, ManOptions, NodeInstallOptio
 pub use silo::ContributeOptions;
 #[cfg(feature = "silo")]
 pub use silo::{
-    ApplyOptions, Ballots, ComputeOptions, DeviceOptions, EvalCommand, InspectOptions, MaskCommand, ModelCommand,
-    PerplexityOptions, SamplingMethod, Scale, ShowOptions, SparsityOrPattern, TallyOptions,
+    ApplyOptions, Ballots, ComputeOptions, DeviceOptions, EvalCommand, ImportOptions, InspectOptions, MaskCommand,
+    ModelCommand, PerplexityOptions, SamplingMethod, Scale, ShowOptions, SparsityOrPattern, TallyOptions,
 };
 #[cfg(feature = "study")]
 pub use study::{StudyCommand, StudyReportOptions, StudyRunOptions};

@@ -12,6 +12,25 @@ use fedprune_model::{ComputeDType, DeviceName};
 pub enum ModelCommand {
     /// Architecture, sizes and digests of a checkpoint.
     Inspect(InspectOptions),
+    /// Make a checkpoint folder of a GGUF file: LLaMA architectures in F32, F16 or BF16, whose numbers stay as they are.
+    Import(ImportOptions),
+}
+
+/// `fedprune model import`
+#[derive(Debug, Args)]
+pub struct ImportOptions {
+    /// The GGUF file.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The folder to make.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The model's tokenizer.json [default: made from the file, where it says all that is in one].
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// The model's config.json [default: made from the file's metadata].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// `fedprune mask …`

@@ -12,13 +12,14 @@ use fedprune_checkpoint::{
 use fedprune_mask::ballot::{MaskHeader, encode_mask};
 use fedprune_mask::matrix_mask::mask_root;
 use fedprune_mask::tally::apply_to_stored;
-use fedprune_mask::{Ballot, Digest, Group, Layout, MatrixMask, Sparsity, WeightsView};
+use fedprune_mask::{Ballot, Digest, Group, Layout, Matrix, MatrixMask, Sparsity, WeightsView};
 use fedprune_prune::PruneError;
 use serde::Serialize;
 
 use super::encode_error;
 use super::mask_file::{MappedFile, MaskFile, check_model, check_root};
 use super::model_card::{ModelCard, matrix_kind};
+use super::recipe::{PICTURE_FILE, RECIPE_FILE, Recipe, picture};
 use crate::args::{ApplyOptions, Scale};
 use crate::files::{folder_of, peak_memory_bytes, program, shell};
 use crate::interrupt;
@@ -141,12 +142,41 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
         };
         Ok(writer.write_all(card.text(pruned.content_digest, pruned.base_card.as_deref()).as_bytes())?)
     };
+    let write_recipe = |pruned: &Pruned, writer: &mut dyn Write| -> anyhow::Result<()> {
+        let recipe = Recipe {
+            mask: &mask,
+            base_digest: pruned.base_digest,
+            pruned_digest: pruned.content_digest,
+            layout_digest: layout.digest(),
+            mask_root: sidecar.borrow().mask_root()?,
+            scaled: options.scale.is_some(),
+            mask_file: MASK_FILE,
+        };
+        Ok(writer.write_all(recipe.text().as_bytes())?)
+    };
+    let write_picture = |_: &Pruned, writer: &mut dyn Write| -> anyhow::Result<()> {
+        Ok(writer.write_all(picture(&sidecar.borrow().pruned_by_matrix()).as_bytes())?)
+    };
     let extra = [
         ExtraFile {
             name: MASK_FILE.to_owned(),
             contents: Extra::Write {
                 bytes: layout.packed_bytes(),
                 write: Box::new(|pruned, writer| write_mask(pruned, writer).map_err(&refuse)),
+            },
+        },
+        ExtraFile {
+            name: RECIPE_FILE.to_owned(),
+            contents: Extra::Write {
+                bytes: 64 << 10,
+                write: Box::new(|pruned, writer| write_recipe(pruned, writer).map_err(&refuse)),
+            },
+        },
+        ExtraFile {
+            name: PICTURE_FILE.to_owned(),
+            contents: Extra::Write {
+                bytes: 256 << 10,
+                write: Box::new(|pruned, writer| write_picture(pruned, writer).map_err(&refuse)),
             },
         },
         ExtraFile {
@@ -225,6 +255,12 @@ impl<'a> Sidecar<'a> {
 
     fn pruned_weights(&self) -> u64 {
         self.seen.iter().flatten().map(|(_, pruned)| pruned).sum()
+    }
+
+    /// How many weights of each matrix are pruned, in layout order.
+    fn pruned_by_matrix(&self) -> Vec<(&Matrix, u64)> {
+        let pruned = self.seen.iter().map(|seen| seen.map_or(0, |(_, pruned)| pruned));
+        self.layout.matrices().iter().zip(pruned).collect()
     }
 
     /// (kind such as `self_attn.q_proj`, pruned, of how many), in layout order.

@@ -4,7 +4,9 @@
 //! HOME/key.pem                          private, mode 0600
 //! HOME/peer-key.pem                     only when the node has a key of its own
 //! HOME/consortium.toml                  the same for all members
-//! HOME/consortium.signatures            everybody's, once they are merged
+//! HOME/consortium.signatures            everybody's, once they are merged; of a changed consortium with its chain
+//! HOME/next/                            a change of the consortium that not enough have signed yet
+//! HOME/former-keys/                     keys that were renewed
 //! HOME/rounds/<round id>/round.toml     with approval.json beside it: this member takes part
 //! ```
 
@@ -35,6 +37,11 @@ fn peer_key_path(home: &Path) -> PathBuf {
 /// The consortium's document.
 pub(super) fn consortium_path(home: &Path) -> PathBuf {
     home.join("consortium.toml")
+}
+
+/// Where a change of the consortium lies until enough have signed it.
+pub(super) fn next_path(home: &Path) -> PathBuf {
+    home.join("next")
 }
 
 /// Where the signatures of a document are kept unless said otherwise: beside it.
@@ -209,15 +216,10 @@ impl Home {
         }
         let key = read_signing_key(&key_file)?.verifying_key();
         let (consortium, _) = read_consortium(&document)?;
-        let Some(member) = consortium.index_of(&key) else {
-            let message = format!(
-                "the key of `{}`, {key}, is of no member of `{}`; its members are {}",
-                key_file.display(),
-                consortium.name(),
-                names(consortium.members())
-            );
-            return Err(Membership(message).into());
-        };
+        let known = consortium.index_of(&key);
+        if known.is_none() && consortium.origin().is_none() {
+            return Err(stranger(&key_file, &key, &consortium));
+        }
         let signatures = signatures_path(&document);
         let mut draft = Draft::new(consortium);
         if signatures.exists() {
@@ -226,6 +228,7 @@ impl Home {
         let consortium = draft.ratify().with_context(|| {
             format!("no round can begin; get their lists and merge them: {program} consortium sign --home {home} --merge FILE")
         })?;
+        let Some(member) = known else { return Err(former(&key_file, &key, &consortium, folder)) };
         let mut warnings: Vec<String> = exposed(&key_file).into_iter().collect();
         if let Some(member) = consortium.member(member) {
             warnings.extend(peer_key_problem(folder, member));
@@ -237,6 +240,38 @@ impl Home {
     pub fn name(&self) -> &str {
         self.consortium.member(self.member).map_or("", |member| member.name.as_str())
     }
+}
+
+/// What is said of a key that is of no member.
+fn stranger(file: &Path, key: &VerifyingKey, consortium: &Consortium) -> anyhow::Error {
+    anyhow::anyhow!(
+        "the key of `{}`, {key}, is of no member of `{}`; its members are {}",
+        file.display(),
+        consortium.name(),
+        names(consortium.members())
+    )
+}
+
+/// What is said of a key that is of no member, in a consortium that has changed.
+fn former(file: &Path, key: &VerifyingKey, consortium: &Ratified, home: &Path) -> anyhow::Error {
+    let Some((member, left)) = consortium.retired(key) else {
+        return stranger(file, key, consortium.consortium());
+    };
+    let (name, change) = (&member.name, left.consortium().change());
+    let since = if left.consortium().index_by_name(name).is_some() {
+        format!(
+            "`{name}` has another since: put that key there; if it is lost, type: {} consortium renew --home {} --name '{name}'",
+            program(),
+            shell(home)
+        )
+    } else {
+        format!("`{name}` is no member since; the members are {}", names(consortium.members()))
+    };
+    anyhow::anyhow!(
+        "the key of `{}`, {key}, was that of `{name}` until change {change} of the consortium ({}), and {since}",
+        file.display(),
+        left.id().0.short()
+    )
 }
 
 /// A node whose own key is not there cannot start, which is better known beforehand.

@@ -29,6 +29,8 @@ pub mod mask_compute;
 #[cfg(feature = "silo")]
 pub mod mask_show;
 #[cfg(feature = "silo")]
+pub mod model_import;
+#[cfg(feature = "silo")]
 pub mod model_inspect;
 #[cfg(feature = "federation")]
 pub mod node;
@@ -59,6 +61,8 @@ mod mask_file;
 mod model_card;
 #[cfg(feature = "federation")]
 mod peer_id;
+#[cfg(feature = "silo")]
+mod recipe;
 #[cfg(feature = "silo")]
 mod shared;
 

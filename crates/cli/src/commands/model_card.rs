@@ -6,6 +6,7 @@ use std::path::Path;
 use fedprune_checkpoint::Checkpoint;
 use fedprune_mask::Digest;
 
+use super::recipe::{PICTURE_FILE, RECIPE_FILE};
 use crate::output::{count, percent};
 
 /// What the card says.
@@ -77,7 +78,8 @@ impl ModelCard<'_> {
         }
         let _ = write!(
             text,
-            "\n`{}` holds the mask. The folder loads as the base model does:\n\n\
+            "\n![share of zeros by block and matrix]({PICTURE_FILE})\n\n`{}` holds the mask, `{RECIPE_FILE}` how to make all this \
+             again. The folder loads as the base model does:\n\n\
              ```python\nfrom transformers import AutoModelForCausalLM\n\
              model = AutoModelForCausalLM.from_pretrained(\"{name}\")\n```\n\n\
              Whether these are the weights that were written: `fedprune model inspect .` prints the content digest \

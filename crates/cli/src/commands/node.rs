@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use fedprune_node::network::ProgramName;
 use fedprune_node::run::{Ending, NodeConfig, NodeEvent, Outgoing, Status, StatusError};
 use fedprune_node::storage::home::Home;
 use fedprune_node::storage::index::Index;
@@ -89,6 +90,8 @@ pub fn run_behind(
         observe: fedprune_node::observe::Addresses { page: options.page, metrics: options.metrics },
         linger: Duration::from_secs(options.linger),
         program: std::env::current_exe().context("the system does not say where this program lies")?,
+        version: ProgramName::new(concat!("fedprune ", env!("CARGO_PKG_VERSION")))
+            .context("this program's version cannot be told to others")?,
         fail_at: options.fail_at,
         clock_skew_ms: options.clock_skew_ms,
     };
@@ -220,6 +223,10 @@ impl StatusReport {
                     held.evidence
                 ),
             ));
+        }
+        for (member, program) in &status.other_programs {
+            let theirs = program.as_deref().unwrap_or("a program that does not tell its version");
+            rows.push(("other program", format!("{member}: {theirs}; here {}, of the same protocol", status.program)));
         }
         if !status.shut_out.is_empty() {
             let named: Vec<String> = status.shut_out.iter().map(|(name, why)| format!("{name}, for {why}")).collect();

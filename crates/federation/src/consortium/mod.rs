@@ -17,9 +17,11 @@
 //! The order of members in the document means nothing: they are numbered by name. The id is the BLAKE3 of
 //! the canonical bytes, so a document with the same content in other words has the same id. Every member
 //! signs the id; a [`Draft`] collects signatures, and only a [`Ratified`] consortium, which all its members
-//! have signed, verifies statements.
+//! have signed, verifies statements. How a consortium changes later, signed by the members it had, is in
+//! [`succession`].
 
 mod ratify;
+pub mod succession;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +32,7 @@ use fedprune_mask::codec::bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 pub use ratify::{Draft, NotRatified, RatificationError, Ratified, SIGNATURES_LIMIT};
+pub use succession::{MAX_CHANGES, Origin};
 
 use crate::document::{self, DocumentError};
 use crate::ids::{ConsortiumId, MAX_MEMBERS, MemberCountError, MemberIndex, Quorum};
@@ -69,11 +72,12 @@ pub struct Member {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Consortium {
     content: Canonical,
+    origin: Option<Origin>,
     quorum: Quorum,
     id: ConsortiumId,
 }
 
-/// What is hashed.
+/// What is hashed of a consortium without predecessor.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[bincode(crate = "fedprune_mask::codec::bincode")]
 struct Canonical {
@@ -82,11 +86,24 @@ struct Canonical {
     members: Vec<Member>,
 }
 
+/// What is hashed of one that takes another's place: under a content number of its own, so that no bytes are both.
+#[derive(Encode, Decode)]
+#[bincode(crate = "fedprune_mask::codec::bincode")]
+struct Successor {
+    predecessor: ConsortiumId,
+    change: u32,
+    content: Canonical,
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
     name: String,
     protocol: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predecessor: Option<ConsortiumId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    change: Option<u32>,
     member: Vec<MemberDocument>,
 }
 
@@ -140,6 +157,14 @@ pub enum ConsortiumError {
         "the attestation key of `{0}` cannot be used: 1 to {MAX_ATTESTATION_KEY_BYTES} printable ASCII characters and line ends"
     )]
     AttestationKey(String),
+    /// One of the two without the other.
+    #[error("`predecessor` and `change` belong together: write both, or neither for a consortium that is founded")]
+    HalfAnOrigin,
+    /// No number of a change.
+    #[error(
+        "the consortium says that it is change {0} since the founding; changes are counted from 1 to {MAX_CHANGES}, then found a new one"
+    )]
+    Change(u32),
     /// Canonical bytes with members in another order than by name.
     #[error("its members are not in order at `{0}`; it is damaged")]
     Order(String),
@@ -151,9 +176,21 @@ impl Consortium {
     /// # Errors
     /// [`ConsortiumError`] naming the member that is in the way.
     pub fn new(name: String, members: Vec<Member>) -> Result<Self, ConsortiumError> {
+        Self::sorted(name, members, None)
+    }
+
+    /// The consortium of these members, in any order, that takes the place of another.
+    ///
+    /// # Errors
+    /// As [`Consortium::new`], and for a number of a change that there is not.
+    pub fn successor(name: String, members: Vec<Member>, origin: Origin) -> Result<Self, ConsortiumError> {
+        Self::sorted(name, members, Some(origin))
+    }
+
+    fn sorted(name: String, members: Vec<Member>, origin: Option<Origin>) -> Result<Self, ConsortiumError> {
         let mut members = members;
         members.sort_by(|a, b| a.name.cmp(&b.name));
-        Self::check(Canonical { name, protocol: VERSION, members })
+        Self::check(Canonical { name, protocol: VERSION, members }, origin)
     }
 
     /// Reads `consortium.toml`.
@@ -165,6 +202,11 @@ impl Consortium {
         if document.protocol != VERSION {
             return Err(ConsortiumError::Protocol(document.protocol));
         }
+        let origin = match (document.predecessor, document.change) {
+            (Some(predecessor), Some(change)) => Some(Origin { predecessor, change }),
+            (None, None) => None,
+            _ => return Err(ConsortiumError::HalfAnOrigin),
+        };
         let members = document.member.into_iter().map(|member| Member {
             name: member.name,
             signing_key: member.signing_key,
@@ -172,7 +214,7 @@ impl Consortium {
             addresses: member.addresses,
             attestation_key: member.attestation_key,
         });
-        Self::new(document.name, members.collect())
+        Self::sorted(document.name, members.collect(), origin)
     }
 
     /// Reads the canonical bytes.
@@ -180,16 +222,28 @@ impl Consortium {
     /// # Errors
     /// [`ConsortiumError`] for anything that [`Consortium::encode`] does not write.
     pub fn decode(bytes: &[u8]) -> Result<Self, ConsortiumError> {
-        let content: Canonical = wire::decode::<_, CANONICAL_LIMIT>(Content::Consortium, bytes)?;
+        let (content, origin) = match wire::content_of(bytes)? {
+            Some(Content::Successor) => {
+                let Successor { predecessor, change, content } =
+                    wire::decode::<_, CANONICAL_LIMIT>(Content::Successor, bytes)?;
+                (content, Some(Origin { predecessor, change }))
+            }
+            _ => (wire::decode::<Canonical, CANONICAL_LIMIT>(Content::Consortium, bytes)?, None),
+        };
         if let Some([_, member]) = content.members.array_windows().find(|[a, b]| a.name > b.name) {
             return Err(ConsortiumError::Order(document::harmless(&member.name)));
         }
-        Self::check(content)
+        Self::check(content, origin)
     }
 
-    fn check(content: Canonical) -> Result<Self, ConsortiumError> {
+    fn check(content: Canonical, origin: Option<Origin>) -> Result<Self, ConsortiumError> {
         if content.protocol != VERSION {
             return Err(ConsortiumError::Protocol(content.protocol));
+        }
+        if let Some(Origin { change, .. }) = origin
+            && !(1..=MAX_CHANGES).contains(&change)
+        {
+            return Err(ConsortiumError::Change(change));
         }
         let quorum = Quorum::of(content.members.len())?;
         for name in std::iter::once(&content.name).chain(content.members.iter().map(|member| &member.name)) {
@@ -215,13 +269,13 @@ impl Consortium {
                 return Err(ConsortiumError::AttestationKey(member.name.clone()));
             }
         }
-        let id = ConsortiumId(Digest::of(&wire::encode(Content::Consortium, &content)));
-        Ok(Self { content, quorum, id })
+        let id = ConsortiumId(Digest::of(&canonical(&content, origin)));
+        Ok(Self { content, origin, quorum, id })
     }
 
     /// The canonical bytes, whose BLAKE3 is the id.
     pub fn encode(&self) -> Vec<u8> {
-        wire::encode(Content::Consortium, &self.content)
+        canonical(&self.content, self.origin)
     }
 
     /// A `consortium.toml` of the same id.
@@ -239,6 +293,8 @@ impl Consortium {
         document::write(&Document {
             name: self.content.name.clone(),
             protocol: self.content.protocol,
+            predecessor: self.origin.map(|origin| origin.predecessor),
+            change: self.origin.map(|origin| origin.change),
             member: self.content.members.iter().map(member).collect(),
         })
     }
@@ -246,6 +302,16 @@ impl Consortium {
     /// Identifies it.
     pub fn id(&self) -> ConsortiumId {
         self.id
+    }
+
+    /// Which consortium it takes the place of; none if it is founded.
+    pub fn origin(&self) -> Option<Origin> {
+        self.origin
+    }
+
+    /// How many changes there were since the founding.
+    pub fn change(&self) -> u32 {
+        self.origin.map_or(0, |origin| origin.change)
     }
 
     /// Its name.
@@ -283,6 +349,16 @@ impl Consortium {
     /// How many must agree, and may fail.
     pub fn quorum(&self) -> Quorum {
         self.quorum
+    }
+}
+
+/// The bytes whose BLAKE3 is the id.
+fn canonical(content: &Canonical, origin: Option<Origin>) -> Vec<u8> {
+    match origin {
+        None => wire::encode(Content::Consortium, content),
+        Some(Origin { predecessor, change }) => {
+            wire::encode(Content::Successor, &Successor { predecessor, change, content: content.clone() })
+        }
     }
 }
 

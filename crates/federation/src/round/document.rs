@@ -166,6 +166,15 @@ pub(super) fn parse(text: &str, consortium: &Consortium) -> Result<Terms, RoundE
     })
 }
 
+/// The consortium that a document names, whatever else it says.
+pub(super) fn consortium_named_in(text: &str) -> Result<ConsortiumId, DocumentError> {
+    #[derive(Deserialize)]
+    struct Named {
+        consortium: ConsortiumId,
+    }
+    document::read::<Named>(text, DOCUMENT_LIMIT).map(|named| named.consortium)
+}
+
 /// Writes a round with nothing left to defaults, save tally weights of 1.
 pub(super) fn write(round: &Round, consortium: &Consortium) -> Result<String, DocumentError> {
     let terms = round.terms();

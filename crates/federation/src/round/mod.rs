@@ -56,7 +56,7 @@ pub use terms::{
 
 use crate::consortium::Consortium;
 use crate::document::DocumentError;
-use crate::ids::{MemberIndex, RoundId};
+use crate::ids::{ConsortiumId, MemberIndex, RoundId};
 use crate::wire::{self, Content, WireError};
 
 /// Most bytes of the canonical form after its prefix.
@@ -125,6 +125,14 @@ impl Round {
     /// [`RoundError`] for unknown keys and for everything that contradicts itself or the consortium.
     pub fn parse(text: &str, consortium: &Consortium) -> Result<Self, RoundError> {
         Self::new(document::parse(text, consortium)?, consortium)
+    }
+
+    /// Which consortium a `round.toml` is of, whatever else it says.
+    ///
+    /// # Errors
+    /// [`DocumentError`] when it names none.
+    pub fn consortium_named_in(text: &str) -> Result<ConsortiumId, DocumentError> {
+        document::consortium_named_in(text)
     }
 
     /// Reads the canonical bytes.

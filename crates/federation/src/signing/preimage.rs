@@ -12,7 +12,7 @@ const HEAD_BYTES: usize = DOMAIN_BYTES + 2 + 32 + 32 + 4 + 1 + 2;
 
 /// What a signature says.
 ///
-/// The last three belong to whatever carries out the agreement, which defines their fields.
+/// Those of proposals and votes belong to whatever carries out the agreement, which defines their fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A member agrees to the consortium. No fields, no round, height 0.
@@ -29,6 +29,9 @@ pub enum Kind {
     Prevote = 6,
     /// A member commits to a value.
     Precommit = 7,
+    /// A member of a consortium agrees that another takes its place. Fields: the other's id. No round; the height is
+    /// the number of the change.
+    Succession = 8,
 }
 
 /// First bytes under every signature of one kind.
@@ -55,8 +58,16 @@ impl Domain {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 7] =
-        [Kind::Membership, Kind::Ballot, Kind::Holdings, Kind::Result, Kind::Proposal, Kind::Prevote, Kind::Precommit];
+    pub const ALL: [Kind; 8] = [
+        Kind::Membership,
+        Kind::Ballot,
+        Kind::Holdings,
+        Kind::Result,
+        Kind::Proposal,
+        Kind::Prevote,
+        Kind::Precommit,
+        Kind::Succession,
+    ];
 
     /// Its domain.
     pub fn domain(self) -> Domain {
@@ -67,6 +78,7 @@ impl Kind {
         const PROPOSAL: Domain = Domain::new("fedprune-agreement-proposal:");
         const PREVOTE: Domain = Domain::new("fedprune-agreement-prevote:");
         const PRECOMMIT: Domain = Domain::new("fedprune-agreement-precommit:");
+        const SUCCESSION: Domain = Domain::new("fedprune-consortium-succession:");
         match self {
             Kind::Membership => MEMBERSHIP,
             Kind::Ballot => BALLOT,
@@ -75,6 +87,7 @@ impl Kind {
             Kind::Proposal => PROPOSAL,
             Kind::Prevote => PREVOTE,
             Kind::Precommit => PRECOMMIT,
+            Kind::Succession => SUCCESSION,
         }
     }
 }
@@ -89,6 +102,7 @@ impl fmt::Display for Kind {
             Kind::Proposal => "proposal",
             Kind::Prevote => "prevote",
             Kind::Precommit => "precommit",
+            Kind::Succession => "agreement to a change",
         })
     }
 }
@@ -150,11 +164,13 @@ mod tests {
         .concat();
         assert_eq!(preimage(Kind::Holdings, place(), b"fields"), expected);
         assert_eq!(expected.len(), HEAD_BYTES + 6);
-        let domains: Vec<u8> = Kind::ALL.iter().flat_map(|kind| *kind.domain().as_bytes()).collect();
+        let (last, first) = Kind::ALL.split_last().unwrap();
+        let domains: Vec<u8> = first.iter().flat_map(|kind| *kind.domain().as_bytes()).collect();
         assert_eq!(
             Digest::of(&domains).to_string(),
             "aa65e4c5399ebef4001af5a284aa9f285d4286c495698d302b9232934b29ab3c"
         );
+        assert_eq!(last.domain().as_bytes(), b"fedprune-consortium-succession:\0");
     }
 
     /// What libp2p signs with the same key starts otherwise, whatever follows.

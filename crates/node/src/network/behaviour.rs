@@ -97,7 +97,7 @@ pub(super) fn build(
         allowed,
         limits: connection_limits::Behaviour::new(limits),
         door: Door::default(),
-        greeting: greeting::Behaviour::new(config.greeting, greeting::Timing::default()),
+        greeting: greeting::Behaviour::new(config.greeting, config.program.clone(), greeting::Timing::default()),
         identify: identifies.then(|| identify::Behaviour::new(identify)).into(),
         ping: ping::Behaviour::new(ping),
         gossip: gossip(config.greeting.round, registry)?,

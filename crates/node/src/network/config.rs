@@ -5,7 +5,7 @@ use std::io;
 use fedprune_federation::{MemberIndex, VerifyingKey};
 use libp2p::{Multiaddr, noise};
 
-use super::greeting::Greeting;
+use super::greeting::{Greeting, ProgramName};
 use super::limits::ADDRESSES_PER_MEMBER;
 
 /// A member as the network needs it.
@@ -47,6 +47,8 @@ pub struct NetworkConfig {
     pub listen: Vec<Multiaddr>,
     /// What this node tells its peers first, and compares with what they tell.
     pub greeting: Greeting,
+    /// What this node's program calls itself; told to peers, and compared with nothing.
+    pub program: ProgramName,
     /// Ways to be found and reached.
     pub options: Options,
 }

@@ -18,7 +18,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::mpsc;
 
 use super::codec::{AskReply, ChunkAnswer};
-use super::greeting::Difference;
+use super::greeting::{Difference, ProgramName};
 use super::limits::{EVENT_QUEUE, EVENT_QUEUE_BYTES, EVENT_QUEUE_RESERVED};
 use crate::limits::{EVENT_QUEUE_BYTES_PER_MEMBER, EVENT_QUEUE_PER_MEMBER};
 
@@ -61,6 +61,8 @@ pub enum NetworkEvent {
     Connected {
         /// Which one.
         member: MemberIndex,
+        /// What its program calls itself, if it tells.
+        program: Option<ProgramName>,
     },
     /// The last connection with a member closed.
     Disconnected {
@@ -233,7 +235,7 @@ impl Outbox {
     /// Keeps what must not be lost, instead of what it makes untrue.
     pub(super) fn tell(&mut self, event: NetworkEvent) {
         let same = |other: &NetworkEvent| match (&event, other) {
-            (NetworkEvent::Disconnected { member: new }, NetworkEvent::Connected { member: old })
+            (NetworkEvent::Disconnected { member: new }, NetworkEvent::Connected { member: old, .. })
             | (NetworkEvent::Mismatch { member: new, .. }, NetworkEvent::Mismatch { member: old, .. })
             | (NetworkEvent::SecondInstance { member: new }, NetworkEvent::SecondInstance { member: old })
             | (NetworkEvent::GreetingFailed { member: new, .. }, NetworkEvent::GreetingFailed { member: old, .. })
@@ -287,7 +289,7 @@ mod tests {
     use super::*;
 
     fn connected(member: u16) -> NetworkEvent {
-        NetworkEvent::Connected { member: MemberIndex(member) }
+        NetworkEvent::Connected { member: MemberIndex(member), program: None }
     }
 
     fn disconnected(member: u16) -> NetworkEvent {
@@ -305,7 +307,7 @@ mod tests {
 
     fn seen(event: &NetworkEvent) -> String {
         match event {
-            NetworkEvent::Connected { member } => format!("+{member}"),
+            NetworkEvent::Connected { member, .. } => format!("+{member}"),
             NetworkEvent::Disconnected { member } => format!("-{member}"),
             NetworkEvent::Gossip { .. } => "gossip".to_owned(),
             other => format!("{other:?}"),
@@ -336,7 +338,7 @@ mod tests {
             let event = events.recv().await.expect("open");
             outbox.flush();
             match &event {
-                NetworkEvent::Connected { member } => {
+                NetworkEvent::Connected { member, .. } => {
                     assert_ne!(last.insert(*member, true), Some(true), "connected twice");
                 }
                 NetworkEvent::Disconnected { member } => {

@@ -64,7 +64,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 pub use codec::ChunkAnswer;
 pub use config::{NetworkConfig, Options, Peer, StartError};
 pub use events::{AnswerToken, ChunkAnswerToken, Events, NetworkEvent, VerdictToken};
-pub use greeting::{Difference, Greeting, Subject};
+pub use greeting::{Difference, Greeting, ProgramName, Subject};
 pub use libp2p::Multiaddr;
 pub use members::peer_id;
 pub use traffic::{Split, Traffic};

@@ -27,7 +27,7 @@ use super::conduct::{Conduct, Fault};
 use super::config::{NetworkConfig, StartError};
 use super::dial::Schedule;
 use super::events::{AnswerToken, ChunkAnswerToken, Full, NetworkEvent, Outbox, VerdictToken};
-use super::greeting::{self, Difference};
+use super::greeting::{self, Difference, ProgramName};
 use super::limits::*;
 use super::listen::Listeners;
 use super::members::Members;
@@ -435,7 +435,7 @@ impl Task {
 
     fn on_greeting(&mut self, event: greeting::Event) {
         match event {
-            greeting::Event::Matched { peer, connection } => self.on_matched(peer, connection),
+            greeting::Event::Matched { peer, connection, program } => self.on_matched(peer, connection, program),
             greeting::Event::Differs { peer, connection, differences } => {
                 self.ungreeted.remove(&connection);
                 let Some(member) = self.members.member(&peer) else { return };
@@ -466,7 +466,7 @@ impl Task {
         }
     }
 
-    fn on_matched(&mut self, peer: PeerId, connection: ConnectionId) {
+    fn on_matched(&mut self, peer: PeerId, connection: ConnectionId, program: Option<ProgramName>) {
         let Some(member) = self.members.member(&peer) else { return };
         let Some(held) = self.ungreeted.remove(&connection) else { return };
         self.schedule.matched(member);
@@ -476,7 +476,7 @@ impl Task {
         let first = connections.is_empty();
         connections.insert(connection);
         if first {
-            self.outbox.tell(NetworkEvent::Connected { member });
+            self.outbox.tell(NetworkEvent::Connected { member, program });
         }
         for request in held {
             match request {

@@ -46,6 +46,10 @@ fn peers(count: u16, addresses: &[(u16, Multiaddr)]) -> Vec<Peer> {
     (0..count).map(peer).collect()
 }
 
+fn program(name: &str) -> ProgramName {
+    ProgramName::new(name).expect("a name")
+}
+
 fn config(member: u16, count: u16, listen: &str, addresses: &[(u16, Multiaddr)]) -> NetworkConfig {
     NetworkConfig {
         peer_key_seed: seed(member),
@@ -53,6 +57,7 @@ fn config(member: u16, count: u16, listen: &str, addresses: &[(u16, Multiaddr)])
         peers: peers(count, addresses),
         listen: vec![listen.parse().expect("an address")],
         greeting: greeting(member as u8),
+        program: program(&format!("fedprune 0.{member}.0")),
         options: Options::default(),
     }
 }
@@ -93,7 +98,7 @@ impl Node {
         let mut members = std::collections::BTreeSet::new();
         while members.len() < others {
             match self.next().await {
-                NetworkEvent::Connected { member } => assert!(members.insert(member), "{member} connected twice"),
+                NetworkEvent::Connected { member, .. } => assert!(members.insert(member), "{member} connected twice"),
                 NetworkEvent::Disconnected { member } => panic!("{member} disconnected"),
                 _ => {}
             }
@@ -215,7 +220,7 @@ async fn an_outsider_is_refused() {
     let refused = member
         .until(|event| match event {
             NetworkEvent::Refused { peer_id, why } => Some((peer_id, why)),
-            NetworkEvent::Connected { member } => panic!("{member} connected"),
+            NetworkEvent::Connected { member, .. } => panic!("{member} connected"),
             _ => None,
         })
         .await;
@@ -229,10 +234,24 @@ async fn an_outsider_is_refused() {
 async fn mismatch(node: &mut Node) -> (MemberIndex, Vec<Difference>) {
     node.until(|event| match event {
         NetworkEvent::Mismatch { member, differences } => Some((member, differences)),
-        NetworkEvent::Connected { member } => panic!("{member} connected"),
+        NetworkEvent::Connected { member, .. } => panic!("{member} connected"),
         _ => None,
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_of_different_versions_connect_and_know_it() {
+    let mut first = Node::start(config(0, 2, TCP, &[]));
+    let address = first.listening().await;
+    let mut second = Node::start(config(1, 2, TCP, &[(0, address)]));
+    for (node, theirs) in [(&mut first, "fedprune 0.1.0"), (&mut second, "fedprune 0.0.0")] {
+        let told = node.until(|event| match event {
+            NetworkEvent::Connected { program, .. } => Some(program),
+            _ => None,
+        });
+        assert_eq!(told.await, Some(program(theirs)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -254,6 +273,11 @@ async fn both_sides_are_told_what_differs() {
         assert_eq!(at_second[0].what, what);
         assert_eq!((&at_first[0].ours, &at_first[0].theirs), (&at_second[0].theirs, &at_second[0].ours));
         assert_ne!(at_first[0].ours, at_first[0].theirs);
+        if what == Subject::Protocol {
+            // each side says which of the two is to be updated
+            assert!(at_first[0].remedy().contains("this program is the older one"), "{}", at_first[0].remedy());
+            assert!(at_second[0].remedy().contains("its program is the older one"), "{}", at_second[0].remedy());
+        }
         // Nothing can be asked.
         let asked = first.network.ask(MemberIndex(1), b"hello".to_vec()).await;
         assert!(matches!(asked, Err(AskError::NotConnected(MemberIndex(1)))), "{asked:?}");
@@ -273,7 +297,7 @@ async fn a_second_instance_is_refused_until_the_first_is_gone() {
         let seen_by = second
             .until(|event| match event {
                 NetworkEvent::AnotherInstance { seen_by, .. } => Some(seen_by),
-                NetworkEvent::Connected { member } => panic!("{member} connected"),
+                NetworkEvent::Connected { member, .. } => panic!("{member} connected"),
                 _ => None,
             })
             .await;
@@ -587,7 +611,9 @@ fn hostile(member: u16, greeting: Option<Greeting>) -> Swarm<Hostile> {
         .expect("a transport")
         .with_behaviour(|_| Hostile {
             greeting: greeting
-                .map(|ours| super::greeting::Behaviour::new(ours, super::greeting::Timing::default()))
+                .map(|ours| {
+                    super::greeting::Behaviour::new(ours, program("hostile 6.6.6"), super::greeting::Timing::default())
+                })
                 .into(),
             gossip,
             asks: request_response::Behaviour::with_codec(asks, [(codec::ASK, ProtocolSupport::Full)], config()),

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fedprune_federation::RoundId;
 use libp2p::Multiaddr;
 
-use crate::network::Options;
+use crate::network::{Options, ProgramName};
 use crate::observe::Addresses;
 
 /// How long a node whose round is over answers others, unless said otherwise.
@@ -63,6 +63,8 @@ pub struct NodeConfig {
     pub linger: Duration,
     /// The `fedprune` program, which computes masks and writes the pruned model in processes of their own.
     pub program: PathBuf,
+    /// What that program calls itself, with its version; told to other members.
+    pub version: ProgramName,
     /// For tests of recovery: die here, as if by power loss.
     pub fail_at: Option<FailPoint>,
     /// For tests of clocks that are wrong: how far this one is ahead, in milliseconds.

@@ -69,6 +69,8 @@ pub(super) struct Parts {
     pub(super) observed: Option<Observed>,
     /// Where page and metrics are.
     pub(super) served: Addresses,
+    /// Peer ids of former members' keys, and what is said of them.
+    pub(super) former_peers: BTreeMap<String, String>,
 }
 
 /// A running node.
@@ -103,6 +105,8 @@ pub(super) struct Driver<'a> {
     seconds: BTreeMap<String, f64>,
     /// Members that were shut out, and why.
     shut_out: BTreeMap<String, String>,
+    /// Members whose program calls itself something else than this one, and what; nothing where it does not tell.
+    programs: BTreeMap<String, Option<String>>,
     validations: Validations<SignatureChecked<BallotHeader>>,
     finished: Option<(Outcome, Instant)>,
     /// Members that have told that they need nobody any more.
@@ -143,6 +147,7 @@ impl<'a> Driver<'a> {
             told_masks: 0,
             seconds: BTreeMap::new(),
             shut_out: BTreeMap::new(),
+            programs: BTreeMap::new(),
             validations: Validations::default(),
             finished: None,
             finished_members: BTreeSet::new(),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use fedprune_federation::MemberIndex;
 use fedprune_federation::machine::Event;
+use fedprune_federation::wire::VERSION;
 use fedprune_mask::Digest;
 use serde::Serialize;
 
@@ -42,6 +43,15 @@ pub enum NodeEvent {
         /// Which one.
         member: String,
     },
+    /// A member runs another version of the program, which speaks the same protocol: the round goes on.
+    OtherProgram {
+        /// Which one.
+        member: String,
+        /// What its program calls itself, if it tells.
+        program: Option<String>,
+        /// What this one calls itself.
+        ours: String,
+    },
     /// A member is not connected any more.
     Disconnected {
         /// Which one.
@@ -53,6 +63,8 @@ pub enum NodeEvent {
         member: String,
         /// What differs.
         differences: Vec<String>,
+        /// What to do about each.
+        remedies: Vec<String>,
     },
     /// A member sends what no honest member sends, or too much, and is refused for a while.
     ShutOut {
@@ -299,9 +311,18 @@ impl NodeEvent {
                 page.chain(metrics).collect::<Vec<_>>().join("; ")
             }
             Self::Connected { member } => format!("`{member}` is connected"),
+            Self::OtherProgram { member, program, ours } => {
+                let theirs = program.as_deref().map_or_else(
+                    || "a program that does not tell its version".to_owned(),
+                    |theirs| format!("`{theirs}`"),
+                );
+                format!(
+                    "`{member}` runs {theirs}, and this is `{ours}`: both speak protocol {VERSION}, and the round goes on"
+                )
+            }
             Self::Disconnected { member } => format!("`{member}` is gone"),
-            Self::Mismatch { member, differences } => {
-                format!("`{member}` cannot take part: {}", differences.join("; "))
+            Self::Mismatch { member, differences, remedies } => {
+                format!("`{member}` cannot take part: {}; {}", differences.join("; "), remedies.join("; "))
             }
             Self::ShutOut { member, why, seconds } => {
                 format!("`{member}` sends {why}: its connections are closed, and it is refused for {seconds} s")

@@ -52,7 +52,7 @@ pub use model::ModelError;
 pub use status::{Status, StatusError};
 
 use crate::limits::STORED_BALLOTS_PER_MEMBER;
-use crate::network::{Greeting, Network, NetworkConfig, Peer};
+use crate::network::{Greeting, Network, NetworkConfig, Peer, ProgramName};
 use crate::observe::{Addresses, Endpoints, MemberRow, Snapshot};
 use crate::storage::blobs::BlobStore;
 use crate::storage::home::Home;
@@ -65,6 +65,11 @@ use model::RoundModel;
 ///
 /// An honest node has none. Members that lie, in tests, are programs of their own that put something here.
 pub trait Outgoing: Send {
+    /// What the member says of itself before anything else, instead of this.
+    fn introduce(&mut self, greeting: Greeting, program: ProgramName) -> (Greeting, ProgramName) {
+        (greeting, program)
+    }
+
     /// The node runs; whatever else the member does with its network begins here.
     fn begin(&mut self, _network: &Network) {}
 
@@ -100,16 +105,24 @@ pub async fn run(
 /// As [`run`].
 pub async fn run_behind(
     config: NodeConfig,
-    outgoing: Option<Box<dyn Outgoing>>,
+    mut outgoing: Option<Box<dyn Outgoing>>,
     tell: &mut (dyn FnMut(&NodeEvent) + Send),
     stop: tokio::sync::watch::Receiver<bool>,
 ) -> Result<Ending, NodeError> {
     let endpoints = Endpoints::bind(config.observe)?;
     let served = Addresses { page: endpoints.page, metrics: endpoints.metrics };
     let home = Home::open(&config.home)?;
-    let consortium = home.consortium()?;
+    let newest = home.consortium()?;
+    let (round, folder) = match home.round(&newest, config.round) {
+        Ok(found) => found,
+        Err(error) => {
+            home.identity(&newest)?; // whose key is of nobody any more hears of that first
+            return Err(error.into());
+        }
+    };
+    // a round of a consortium that has changed since is finished by those who began it, with the keys that they had
+    let consortium = newest.in_lineage(round.terms().consortium).unwrap_or(&newest).clone();
     let identity = home.identity(&consortium)?;
-    let (round, folder) = home.round(&consortium, config.round)?;
     let names: Vec<String> = consortium.members().iter().map(|member| member.name.clone()).collect();
     let name = names.get(identity.member.as_usize()).cloned().unwrap_or_default();
     let registry = Arc::new(Mutex::new(Registry::default()));
@@ -206,24 +219,31 @@ pub async fn run_behind(
         key: member.peer_key,
         addresses: addresses_of(&config.dial, member),
     });
+    let greeting = Greeting {
+        protocol: fedprune_federation::wire::VERSION,
+        consortium: consortium.id(),
+        round: round.id(),
+        model: base_model,
+        instance: instance()?,
+    };
+    let (greeting, program) = match &mut outgoing {
+        Some(outgoing) => outgoing.introduce(greeting, config.version.clone()),
+        None => (greeting, config.version.clone()),
+    };
     let network_config = NetworkConfig {
         peer_key_seed: *identity.peer_key.to_seed(),
         member: identity.member,
         peers: peers.collect(),
         listen,
-        greeting: Greeting {
-            protocol: fedprune_federation::wire::VERSION,
-            consortium: consortium.id(),
-            round: round.id(),
-            model: base_model,
-            instance: instance()?,
-        },
+        greeting,
+        program,
         options: config.options,
     };
     let (network, events) = {
         let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
         Network::start_measured(network_config, served.metrics.is_some().then_some(&mut *registry))?
     };
+    let former_peers = former_peers(&consortium);
     let home_folder = home.folder().to_owned();
     let parts = Parts {
         config,
@@ -242,6 +262,7 @@ pub async fn run_behind(
         outgoing,
         observed,
         served,
+        former_peers,
     };
     let ending = Driver::new(parts, tell).run(stop).await;
     drop(home); // unlocks
@@ -276,6 +297,25 @@ fn at_start(name: &str, names: &[String], consortium: &Ratified, round: &Round, 
         events: BTreeMap::new(),
         log: VecDeque::new(),
     }
+}
+
+/// Peer ids that were of members before a change and are of nobody now, with what is said of whoever comes with one.
+fn former_peers(consortium: &Ratified) -> BTreeMap<String, String> {
+    let mut peers = BTreeMap::new();
+    for member in consortium.lineage().skip(1).flat_map(Ratified::members) {
+        let Some((_, left)) = consortium.retired(&member.peer_key) else { continue };
+        let Some(peer) = crate::network::peer_id(&member.peer_key) else { continue };
+        let (change, name) = (left.consortium().change(), &member.name);
+        let now = if left.consortium().index_by_name(name).is_some() {
+            format!("`{name}` has another since, and is to start with that and with the newest consortium")
+        } else {
+            format!("`{name}` is no member since")
+        };
+        peers
+            .entry(peer.to_string())
+            .or_insert(format!("its key is the one that `{name}` had until change {change}; {now}"));
+    }
+    peers
 }
 
 /// Opens the model and compares it with the round's.

@@ -51,6 +51,12 @@ pub struct Status {
     /// Members that were shut out, and what they sent.
     #[serde(default)]
     pub shut_out: BTreeMap<String, String>,
+    /// What this node's program calls itself.
+    #[serde(default)]
+    pub program: String,
+    /// Members with another program, and what it calls itself; nothing where it does not tell.
+    #[serde(default)]
+    pub other_programs: BTreeMap<String, Option<String>>,
     /// Since it started.
     pub seconds: f64,
     /// The root of the global mask.

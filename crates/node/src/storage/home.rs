@@ -4,7 +4,8 @@
 //! HOME/lock                                    held by the running node, with its process id
 //! HOME/key.pem                                 signing key; mode 0600
 //! HOME/peer-key.pem                            libp2p key, when it is not the signing key; mode 0600
-//! HOME/consortium.toml  consortium.signatures  who may take part, and that all of them agreed to it
+//! HOME/consortium.toml  consortium.signatures  who may take part, and that they agreed to it; the newest, with its chain
+//! HOME/former-keys/<public key>.pem            keys that were renewed, for rounds of the consortiums that had them
 //! HOME/rounds/<round id>/round.toml            what the round is
 //! HOME/rounds/<round id>/approval.json         that this member's operator approved it
 //! HOME/rounds/<round id>/wal/  blobs/  index.redb  status.json  transcript/     what the node makes
@@ -21,7 +22,9 @@ use std::path::{Path, PathBuf};
 use fedprune_federation::consortium::{ConsortiumError, Draft, NotRatified, RatificationError, Ratified};
 use fedprune_federation::round::{Round, RoundError};
 use fedprune_federation::signing::{MAX_PEM_BYTES, SecretKeyPemError};
-use fedprune_federation::{Consortium, MemberIndex, RoundId, SigningKey, consortium, round, wire};
+use fedprune_federation::{
+    Consortium, ConsortiumId, MemberIndex, RoundId, SigningKey, VerifyingKey, consortium, round, wire,
+};
 use serde::{Deserialize, Serialize};
 
 use super::fs::{self, FileError};
@@ -58,6 +61,27 @@ pub struct Approval {
     /// The round that the operator approved.
     #[serde(alias = "round_id")]
     pub round: RoundId,
+}
+
+/// A key that left the consortium at a change.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the key in `{path}` ({key}) was that of `{member}` until change {change} of the consortium ({id}), and {since}",
+    path = path.display(), id = id.0.short()
+)]
+pub struct FormerKey {
+    /// The key file.
+    pub path: PathBuf,
+    /// Its public key.
+    pub key: VerifyingKey,
+    /// Whose it was.
+    pub member: String,
+    /// The number of the change.
+    pub change: u32,
+    /// The consortium that the change made.
+    pub id: ConsortiumId,
+    /// What became of the member, and what to do.
+    pub since: String,
 }
 
 /// Why a home folder cannot be used.
@@ -112,6 +136,9 @@ pub enum HomeError {
         /// The consortium's name.
         consortium: String,
     },
+    /// The signing key is of nobody any more.
+    #[error(transparent)]
+    FormerKey(Box<FormerKey>),
     /// The libp2p key is not the one in the consortium.
     #[error("the key in `{path}` is {found}, but the consortium lists peer_key {expected} for `{member}`; put that key there", path = path.display())]
     PeerKey {
@@ -252,7 +279,7 @@ impl Home {
         &self.folder
     }
 
-    /// The consortium, which all its members must have signed.
+    /// The consortium, which all its members must have signed, or enough of those before them.
     ///
     /// # Errors
     /// [`HomeError`] naming the document or the list of signatures.
@@ -272,26 +299,30 @@ impl Home {
         draft.ratify().map_err(|source| HomeError::NotRatified { path, source })
     }
 
-    /// The keys of this member.
+    /// The keys of this member: those in the home's files, or former ones that this consortium has.
     ///
     /// # Errors
-    /// [`HomeError::KeyMode`] when others may read one, [`HomeError::NotAMember`], [`HomeError::PeerKey`].
+    /// [`HomeError::KeyMode`] when others may read one, [`HomeError::NotAMember`], [`HomeError::FormerKey`],
+    /// [`HomeError::PeerKey`].
     pub fn identity(&self, consortium: &Ratified) -> Result<Identity, HomeError> {
         let path = self.folder.join("key.pem");
         if path.symlink_metadata().is_err() {
             return Err(HomeError::NoKey(self.folder.clone()));
         }
-        let signing_key = load_key(&path)?;
-        let key = signing_key.verifying_key();
-        let stranger = || HomeError::NotAMember {
-            path: path.clone(),
-            key: key.to_string(),
-            consortium: consortium.consortium().name().to_owned(),
+        let current = load_key(&path)?;
+        let former = || consortium.members().iter().find_map(|member| self.former_key(&member.signing_key));
+        let signing_key = match consortium.index_of(&current.verifying_key()) {
+            Some(_) => current,
+            None => former().ok_or_else(|| self.stranger(path.clone(), &current, consortium))??,
         };
+        let key = signing_key.verifying_key();
+        let stranger = || self.stranger(path.clone(), &signing_key, consortium);
         let member = consortium.index_of(&key).ok_or_else(stranger)?;
         let known = consortium.member(member).ok_or_else(stranger)?;
         let peer_key = if known.peer_key == key {
             signing_key.clone()
+        } else if let Some(former) = self.former_key(&known.peer_key) {
+            former?
         } else {
             let path = self.folder.join("peer-key.pem");
             let peer_key = load_key(&path)?;
@@ -302,6 +333,37 @@ impl Home {
             peer_key
         };
         Ok(Identity { member, signing_key, peer_key })
+    }
+
+    /// A key that this member had, if it was kept.
+    fn former_key(&self, key: &VerifyingKey) -> Option<Result<SigningKey, HomeError>> {
+        let path = self.folder.join("former-keys").join(format!("{key}.pem"));
+        let loaded = path.exists().then(|| load_key(&path))?;
+        // a file of another key than its name says is none of this member's
+        loaded.map(|found| (found.verifying_key() == *key).then_some(found)).transpose()
+    }
+
+    /// What is said of a key that is of no member: whose it was, if it was anybody's.
+    fn stranger(&self, path: PathBuf, key: &SigningKey, consortium: &Ratified) -> HomeError {
+        let key = key.verifying_key();
+        let Some((member, left)) = consortium.retired(&key) else {
+            let consortium = consortium.consortium().name().to_owned();
+            return HomeError::NotAMember { path, key: key.to_string(), consortium };
+        };
+        let home = self.folder.display();
+        let since = if left.consortium().index_by_name(&member.name).is_some() {
+            format!(
+                "`{}` has another since: put that key there; if it is lost, type: fedprune consortium renew --home {home} --name '{0}'",
+                member.name
+            )
+        } else {
+            format!(
+                "`{}` is no member since; whoever is to take part again needs a new key and a change: fedprune consortium add --help",
+                member.name
+            )
+        };
+        let (change, id) = (left.consortium().change(), left.id());
+        HomeError::FormerKey(Box::new(FormerKey { path, key, member: member.name.clone(), change, id, since }))
     }
 
     /// The folder of a round, which may not exist.
@@ -347,12 +409,27 @@ impl Home {
         Ok(rounds)
     }
 
-    /// The round to take part in: `wanted`, or the only approved one.
+    /// The round to take part in: `wanted`, or the only approved one, or the only one of the newest consortium.
+    ///
+    /// It may be of a consortium that `newest` took the place of, which is then in its lineage.
     ///
     /// # Errors
     /// [`HomeError`] when none or several are approved, or the approval or the document is of another round.
-    pub fn round(&self, consortium: &Ratified, wanted: Option<RoundId>) -> Result<(Round, RoundFolder), HomeError> {
-        let approved = self.rounds_with_approval()?;
+    pub fn round(&self, newest: &Ratified, wanted: Option<RoundId>) -> Result<(Round, RoundFolder), HomeError> {
+        let mut approved = self.rounds_with_approval()?;
+        if wanted.is_none() && approved.len() > 1 && newest.predecessor().is_some() {
+            let of_predecessors: Vec<RoundId> = approved
+                .iter()
+                .copied()
+                .filter(|round| {
+                    let of = self.consortium_of(*round);
+                    of.is_some_and(|id| id != newest.id() && newest.in_lineage(id).is_some())
+                })
+                .collect();
+            if of_predecessors.len() < approved.len() {
+                approved.retain(|round| !of_predecessors.contains(round));
+            }
+        }
         let home = || self.folder.clone();
         let expected = match (wanted, approved.as_slice()) {
             (Some(round), approved) if approved.contains(&round) => round,
@@ -371,7 +448,8 @@ impl Home {
         }
         let path = folder.document();
         let text = fs::read_text(&path, round::DOCUMENT_LIMIT)?;
-        let round = match Round::parse(&text, consortium.consortium()) {
+        let named = Round::consortium_named_in(&text).ok().and_then(|id| newest.in_lineage(id)).unwrap_or(newest);
+        let round = match Round::parse(&text, named.consortium()) {
             Ok(round) => round,
             Err(source) => return Err(HomeError::Round { path, source }),
         };
@@ -379,6 +457,12 @@ impl Home {
             return Err(HomeError::RoundChanged { path, found: round.id(), expected });
         }
         Ok((round, folder))
+    }
+
+    /// Which consortium a round's document names, if it can be read.
+    fn consortium_of(&self, round: RoundId) -> Option<ConsortiumId> {
+        let text = fs::read_text(&self.round_folder(round).document(), round::DOCUMENT_LIMIT).ok()?;
+        Round::consortium_named_in(&text).ok()
     }
 }
 

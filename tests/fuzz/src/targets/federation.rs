@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use fedprune_federation::consortium::Origin;
 use fedprune_federation::evidence::ReceivedEvidence;
 use fedprune_federation::machine::{Question, Record, claims, decode_answer, encode_answer};
 use fedprune_federation::round::{Strategy, TallyBy};
@@ -9,7 +10,7 @@ use fedprune_federation::statement::Statement;
 use fedprune_federation::wire::{Content, content_of};
 use fedprune_federation::{
     BallotHeader, Consortium, Decision, Draft, Height, Holdings, Justified, MaskResult, Precommit, Prevote, Proposal,
-    Received, ReceivedCertificate, ReceivedProposed, ReceivedSettled, Round, SignatureChecked, SigningKey,
+    Ratified, Received, ReceivedCertificate, ReceivedProposed, ReceivedSettled, Round, SignatureChecked, SigningKey,
     VerifyingKey,
 };
 use fedprune_mask::Digest;
@@ -20,6 +21,24 @@ pub(crate) static WORLDS: LazyLock<Vec<World>> = LazyLock::new(|| {
     ROUNDS
         .map(|(strategy, tally)| World::new(Shape { members: 4, strategy, tally, abandon_ms: NEVER_ABANDON_MS }))
         .into()
+});
+
+/// The worlds' consortium after its last member renewed its key.
+pub(crate) static CHANGED: LazyLock<Ratified> = LazyLock::new(|| {
+    let world = &WORLDS[0];
+    let key = SigningKey::from_seed(&[77; 32]).expect("a key");
+    let mut members = world.consortium.members().to_vec();
+    let last = members.last_mut().expect("four members");
+    (last.signing_key, last.peer_key) = (key.verifying_key(), key.verifying_key());
+    let origin = Origin { predecessor: world.consortium.id(), change: 1 };
+    let name = world.consortium.consortium().name().to_owned();
+    let consortium = Consortium::successor(name, members, origin).expect("a sound change");
+    let mut draft = Draft::succeeding(consortium, world.consortium.clone()).expect("its successor");
+    draft.sign(&key).expect("a member");
+    for member in 0..3 {
+        draft.agree(&world.key(member)).expect("a member before");
+    }
+    draft.ratify().expect("signed by a quorum")
 });
 
 /// The kinds of rounds.
@@ -127,7 +146,7 @@ fn every_world(read: impl Fn(&World) -> Option<()>) -> bool {
 pub fn canonical(bytes: &[u8]) -> bool {
     let known = WORLDS[0].consortium.consortium();
     match content_of(bytes) {
-        Ok(Some(Content::Consortium)) => Consortium::decode(bytes).is_ok_and(|consortium| {
+        Ok(Some(Content::Consortium | Content::Successor)) => Consortium::decode(bytes).is_ok_and(|consortium| {
             assert_eq!(consortium.encode(), bytes, "a consortium has one encoding");
             let text = consortium.to_toml().expect("it is plain text");
             assert_eq!(Consortium::parse(&text).map(|again| again.id()).ok(), Some(consortium.id()), "{text}");
@@ -138,6 +157,17 @@ pub fn canonical(bytes: &[u8]) -> bool {
             draft.add_encoded(bytes).is_ok_and(|added| {
                 assert_eq!(draft.signed_by().count(), added);
                 assert_eq!(draft.encode_signatures(), bytes, "signatures have one encoding");
+                true
+            })
+        }
+        Ok(Some(Content::Succession)) => {
+            let mut draft = Draft::new(CHANGED.consortium().clone());
+            draft.add_encoded(bytes).is_ok_and(|added| {
+                assert_eq!(draft.signed_by().count() + draft.agreed_by().count(), added);
+                // the chain is bound by its ids, and of the signatures before this change others may be there
+                let mut again = Draft::new(draft.consortium().clone());
+                assert_eq!(again.add_encoded(&draft.encode_signatures()).ok(), Some(added));
+                assert_eq!(again.known_predecessor().map(Ratified::id), CHANGED.predecessor().map(Ratified::id));
                 true
             })
         }

@@ -24,7 +24,7 @@ mod transcript;
 
 pub(crate) use attest::{attestations, inclusion};
 pub(crate) use ballots::{Kind as BallotKind, ballot_of};
-pub(crate) use federation::{WORLDS, bodies, holdings, justified};
+pub(crate) use federation::{CHANGED, WORLDS, bodies, holdings, justified};
 pub(crate) use node::{BODIES, encoded_chunk, segment};
 pub(crate) use prune::key as journal_key;
 pub(crate) use transcript::AUDITED;

@@ -76,6 +76,9 @@ impl NewReport {
 /// A document, name, key or address that cannot be used; the document then stays as it is.
 pub fn add(options: &ConsortiumAddOptions) -> anyhow::Result<ConsortiumReport> {
     let path = &options.consortium;
+    if let Some(out) = &options.out {
+        return super::change::add(path, out, member(options)?);
+    }
     let unusable = || format!("`{}` cannot be used", path.display());
     let text = read_text(path, consortium::DOCUMENT_LIMIT)?;
     let before = match Consortium::parse(&text) {
@@ -84,6 +87,9 @@ pub fn add(options: &ConsortiumAddOptions) -> anyhow::Result<ConsortiumReport> {
         Err(error) => return Err(error).with_context(unusable),
     };
     let member = member(options)?;
+    if before.as_ref().is_some_and(|before| before.origin().is_some()) {
+        return super::change::add_in_place(path, member);
+    }
     let longer = appended(&text, &member)?;
     let refused = || format!("`{}` cannot be added to `{}`", options.name, path.display());
     let (text, after) = match (Consortium::parse(&longer), &before) {
@@ -111,7 +117,8 @@ pub fn add(options: &ConsortiumAddOptions) -> anyhow::Result<ConsortiumReport> {
         let by = signed.map_or_else(String::new, |signed| format!(" by {signed} of its members"));
         let list = shell(&signatures);
         warnings.push(format!(
-            "the document as it was is signed{by}: all must sign again; put the old signatures away: mv {list} {list}.old"
+            "the document as it was is signed{by}: all must sign again; put the old signatures away: mv {list} {list}.old; \
+             a change that only two thirds must sign is written with --out"
         ));
     }
     replace_document(path, text.as_bytes())?;
@@ -126,7 +133,7 @@ pub fn add(options: &ConsortiumAddOptions) -> anyhow::Result<ConsortiumReport> {
 
 fn member(options: &ConsortiumAddOptions) -> anyhow::Result<Member> {
     let signing_key = public_key(&options.key)?;
-    let peer_key = options.peer_key.as_deref().map_or(Ok(signing_key), public_key)?;
+    let peer_key = peer_keys(options.peer_key.as_deref(), signing_key)?;
     for address in &options.address {
         check_address(address, &peer_key)?;
     }
@@ -135,8 +142,13 @@ fn member(options: &ConsortiumAddOptions) -> anyhow::Result<Member> {
     Ok(Member { name, signing_key, peer_key, addresses, attestation_key })
 }
 
+/// The key of a member's node as typed, or the member's own.
+pub(super) fn peer_keys(given: Option<&str>, signing_key: VerifyingKey) -> anyhow::Result<VerifyingKey> {
+    given.map_or(Ok(signing_key), public_key)
+}
+
 /// What can be told of an address without interpreting it.
-fn check_address(address: &str, peer_key: &VerifyingKey) -> anyhow::Result<()> {
+pub(super) fn check_address(address: &str, peer_key: &VerifyingKey) -> anyhow::Result<()> {
     if !address.starts_with('/') {
         bail!(
             "`{address}` is no multiaddress: write /dns4/HOST/tcp/PORT, /ip4/ADDRESS/tcp/PORT or /ip4/ADDRESS/udp/PORT/quic-v1"
@@ -177,6 +189,7 @@ mod tests {
             peer_key: None,
             attestation_key: None,
             address: vec![format!("/ip4/192.0.2.{seed}/tcp/4001")],
+            out: None,
         }
     }
 

@@ -1,8 +1,9 @@
-//! A consortium as it is shown: its members, who has signed, and what it tolerates.
+//! A consortium as it is shown: its members, who has signed, what it tolerates, and what has changed since the founding.
 
 use std::path::{Path, PathBuf};
 
-use fedprune_federation::{ConsortiumId, Draft, VerifyingKey};
+use fedprune_federation::consortium::succession::difference;
+use fedprune_federation::{Consortium, ConsortiumId, Draft, Ratified, VerifyingKey};
 use serde::Serialize;
 
 use crate::commands::peer_id::peer_id;
@@ -19,11 +20,14 @@ pub struct ConsortiumReport {
     name: String,
     id: ConsortiumId,
     members: Vec<MemberRow>,
+    /// The changes since the founding, the latest first; of a change that is a draft, that one first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    changes: Vec<ChangeRow>,
     /// Names of those who have signed.
     signed: Vec<String>,
-    /// Names of those who have not.
+    /// Names of those who have not, and must.
     missing: Vec<String>,
-    /// Whether all have signed.
+    /// Whether all have signed that must.
     ratified: bool,
     quorum: QuorumRow,
     /// Who was added.
@@ -35,10 +39,51 @@ pub struct ConsortiumReport {
     /// How many signatures of others are new.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) merged: Option<usize>,
+    /// Who agreed to the change with this key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) agreed_as: Option<String>,
+    /// What was done to the document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) edited: Option<String>,
+    /// The home in which the change took its place.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_path")]
+    pub(super) adopted: Option<PathBuf>,
+    /// A change that waits for signatures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pending: Option<Box<ConsortiumReport>>,
+    /// The files to be sent, as typed.
+    #[serde(skip)]
+    pub(super) files: Option<String>,
     warnings: Vec<String>,
     /// When to type what.
     #[serde(skip)]
     next: Vec<(String, String)>,
+}
+
+/// One change.
+#[derive(Debug, Serialize)]
+struct ChangeRow {
+    /// Counted from the founding.
+    change: u32,
+    id: ConsortiumId,
+    predecessor: ConsortiumId,
+    /// In words, a clause each.
+    what: Vec<String>,
+    /// Names of members before that agreed.
+    agreed: Vec<String>,
+    /// Names of those who have not.
+    undecided: Vec<String>,
+    /// How many must.
+    must_agree: usize,
+    /// How many agree in rounds, and how many may fail, before and after.
+    quorum: [(usize, usize); 2],
+}
+
+fn some_path<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => crate::output::lossy::path(path, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// One member.
@@ -50,6 +95,8 @@ struct MemberRow {
     peer_id: String,
     addresses: Vec<String>,
     signed: bool,
+    /// Whether it must sign: in a change those that stay as they were need not.
+    must_sign: bool,
 }
 
 /// What the number of members means.
@@ -74,6 +121,7 @@ impl ConsortiumReport {
         let signed: Vec<String> = draft.signed_by().map(|member| member.name.clone()).collect();
         let missing: Vec<String> = draft.missing().map(|member| member.name.clone()).collect();
         let quorum = draft.consortium().quorum();
+        let entering: Vec<_> = draft.entering().collect();
         Self {
             consortium: consortium.to_owned(),
             signatures: signatures.to_owned(),
@@ -83,16 +131,19 @@ impl ConsortiumReport {
                 .consortium()
                 .members()
                 .iter()
-                .map(|member| MemberRow {
+                .zip(draft.consortium().indices())
+                .map(|(member, index)| MemberRow {
                     name: member.name.clone(),
                     signing_key: member.signing_key,
                     peer_key: member.peer_key,
                     peer_id: peer_id(&member.peer_key),
                     addresses: member.addresses.clone(),
                     signed: signed.contains(&member.name),
+                    must_sign: entering.contains(&index),
                 })
                 .collect(),
-            ratified: missing.is_empty(),
+            ratified: draft.is_complete(),
+            changes: changes(draft),
             signed,
             missing,
             quorum: QuorumRow {
@@ -104,6 +155,11 @@ impl ConsortiumReport {
             added: None,
             signed_as: None,
             merged: None,
+            agreed_as: None,
+            edited: None,
+            adopted: None,
+            pending: None,
+            files: None,
             warnings,
             next,
         }
@@ -116,26 +172,39 @@ impl ConsortiumReport {
             ("document", self.consortium.display().to_string()),
             ("tolerates", self.quorum.in_words.clone()),
         ];
-        let signatures = match self.missing.as_slice() {
-            [] => format!("all {}, in {}", self.members.len(), self.signatures.display()),
-            missing if self.signed.is_empty() => format!("none of {}", missing.len()),
-            missing => {
-                let missing: Vec<String> = missing.iter().map(|name| format!("`{name}`")).collect();
-                format!(
-                    "{} of {}, in {}; missing: {}",
-                    self.signed.len(),
-                    self.members.len(),
-                    self.signatures.display(),
-                    missing.join(", ")
-                )
-            }
+        for row in &self.changes {
+            rows.push(("change", row.in_words()));
+        }
+        let signatures = match (self.changes.first(), self.missing.as_slice()) {
+            (Some(change), missing) => change.signatures(missing, self.ratified, &self.signatures),
+            (None, []) => format!("all {}, in {}", self.members.len(), self.signatures.display()),
+            (None, missing) if self.signed.is_empty() => format!("none of {}", missing.len()),
+            (None, missing) => format!(
+                "{} of {}, in {}; missing: {}",
+                self.signed.len(),
+                self.members.len(),
+                self.signatures.display(),
+                quoted(missing)
+            ),
         };
         rows.push(("signatures", signatures));
         if let Some(name) = &self.added {
             rows.push(("added", name.clone()));
         }
+        if let Some(done) = &self.edited {
+            rows.push(("changed", done.clone()));
+        }
         if let Some(name) = &self.signed_as {
             rows.push(("signed as", name.clone()));
+        }
+        if let Some(name) = &self.agreed_as {
+            rows.push(("agreed as", name.clone()));
+        }
+        if let Some(files) = &self.files {
+            rows.push(("to be sent", files.clone()));
+        }
+        if let Some(home) = &self.adopted {
+            rows.push(("complete", format!("it is the consortium of {} from now on", home.display())));
         }
         if let Some(merged) = self.merged {
             rows.push(("merged", format!("{merged} new signatures of others")));
@@ -145,7 +214,11 @@ impl ConsortiumReport {
             .iter()
             .map(|member| {
                 let addresses = if member.addresses.is_empty() { "–".to_owned() } else { member.addresses.join(" ") };
-                let signed = if member.signed { "yes" } else { "no" };
+                let signed = match (member.signed, member.must_sign) {
+                    (true, _) => "yes",
+                    (false, true) => "no",
+                    (false, false) => "stays",
+                };
                 vec![member.name.clone(), signed.to_owned(), member.signing_key.to_string(), addresses]
             })
             .collect();
@@ -153,6 +226,77 @@ impl ConsortiumReport {
         let program = program();
         let next: String =
             self.next.iter().map(|(when, command)| format!("\nnext, {when}: {program} {command}")).collect();
-        format!("{}\n{}{warnings}{next}", table(&["member", "signed", "key", "dialled at"], &members), facts(&rows))
+        let pending = self
+            .pending
+            .as_ref()
+            .map_or_else(String::new, |pending| format!("\n\na change waits for signatures:\n\n{}", pending.text()));
+        format!(
+            "{}\n{}{warnings}{next}{pending}",
+            table(&["member", "signed", "key", "dialled at"], &members),
+            facts(&rows)
+        )
+    }
+}
+
+impl ChangeRow {
+    fn in_words(&self) -> String {
+        let [(then, failed), (now, fails)] = self.quorum;
+        let quorum = if (then, failed) == (now, fails) {
+            String::new()
+        } else {
+            format!("; {now} must agree instead of {then}, and {fails} may fail instead of {failed}")
+        };
+        format!("{} since the founding: {}{quorum}", self.change, self.what.join("; "))
+    }
+
+    fn signatures(&self, missing: &[String], complete: bool, list: &Path) -> String {
+        let agreed = format!("{} of {} needed agree: {}", self.agreed.len(), self.must_agree, quoted(&self.agreed));
+        if complete {
+            return format!("complete, in {}; {agreed}", list.display());
+        }
+        let first = if missing.is_empty() { String::new() } else { format!("{} must sign first; ", quoted(missing)) };
+        let agreed =
+            if self.agreed.is_empty() { format!("none of {} needed agree yet", self.must_agree) } else { agreed };
+        format!("{first}{agreed}; undecided: {}", quoted(&self.undecided))
+    }
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// The draft's own change, if it is one, and those before it.
+fn changes(draft: &Draft) -> Vec<ChangeRow> {
+    let names = |members: &mut dyn Iterator<Item = &fedprune_federation::consortium::Member>| {
+        members.map(|member| member.name.clone()).collect::<Vec<_>>()
+    };
+    let Some(before) = draft.known_predecessor() else { return Vec::new() };
+    let agreed = names(&mut draft.agreed_by());
+    let mut rows = vec![row(before, draft.consortium(), agreed, names(&mut draft.undecided()))];
+    for link in before.lineage() {
+        let Some(before) = link.predecessor() else { break };
+        let indices: Vec<_> = link.agreed().collect();
+        let (agreed, undecided): (Vec<_>, Vec<_>) =
+            before.members().iter().zip(before.consortium().indices()).partition(|(_, index)| indices.contains(index));
+        let named = |list: Vec<(&fedprune_federation::consortium::Member, _)>| {
+            list.into_iter().map(|(member, _)| member.name.clone()).collect()
+        };
+        rows.push(row(before, link.consortium(), named(agreed), named(undecided)));
+    }
+    rows
+}
+
+fn row(before: &Ratified, after: &Consortium, agreed: Vec<String>, undecided: Vec<String>) -> ChangeRow {
+    let found = difference(before.consortium(), after);
+    let (then, now) = found.quorum;
+    ChangeRow {
+        change: after.change(),
+        id: after.id(),
+        predecessor: before.id(),
+        what: found.in_words(),
+        agreed,
+        undecided,
+        must_agree: then.q(),
+        quorum: [(then.q(), then.f()), (now.q(), now.f())],
     }
 }

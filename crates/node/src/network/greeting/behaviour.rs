@@ -16,14 +16,14 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId};
 
 use super::handler::{Command, Failure, Handler, Happened};
-use super::{Difference, Greeting, Verdict, unreadable};
+use super::{Difference, Greeting, ProgramName, Verdict, unreadable};
 use crate::network::limits::{GREETING_TIMEOUT, PROBE_TIMEOUT, REFUSAL_GRACE};
 
 /// What a node learns from greetings.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// Both sides accepted each other on this connection.
-    Matched { peer: PeerId, connection: ConnectionId },
+    Matched { peer: PeerId, connection: ConnectionId, program: Option<ProgramName> },
     /// The two cannot work together; the connection is being closed.
     Differs { peer: PeerId, connection: ConnectionId, differences: Vec<Difference> },
     /// The peer is connected to another process with this node's key; the connection is being closed.
@@ -65,6 +65,7 @@ impl Default for Timing {
 /// Greets every peer, and closes connections with those it cannot work with.
 pub(crate) struct Behaviour {
     ours: Greeting,
+    program: ProgramName,
     timing: Timing,
     connections: HashMap<ConnectionId, Connection>,
     leases: HashMap<PeerId, Lease>,
@@ -73,9 +74,10 @@ pub(crate) struct Behaviour {
 }
 
 impl Behaviour {
-    pub(crate) fn new(ours: Greeting, timing: Timing) -> Self {
+    pub(crate) fn new(ours: Greeting, program: ProgramName, timing: Timing) -> Self {
         Self {
             ours,
+            program,
             timing,
             connections: HashMap::new(),
             leases: HashMap::new(),
@@ -143,13 +145,20 @@ impl Behaviour {
         verdict
     }
 
-    fn answered(&mut self, peer: PeerId, id: ConnectionId, their_verdict: Verdict, theirs: Greeting) {
+    fn answered(
+        &mut self,
+        peer: PeerId,
+        id: ConnectionId,
+        their_verdict: Verdict,
+        theirs: Greeting,
+        program: Option<ProgramName>,
+    ) {
         let our_verdict = self.judge(peer, id, theirs);
         let Some(connection) = self.connections.get_mut(&id) else { return };
         match (our_verdict, their_verdict) {
             (Verdict::Accepted, Verdict::Accepted) => {
                 if !std::mem::replace(&mut connection.finished, true) {
-                    self.emit(Event::Matched { peer, connection: id });
+                    self.emit(Event::Matched { peer, connection: id, program });
                 }
             }
             (_, Verdict::AnotherInstance) => {
@@ -187,7 +196,7 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.ours, self.timing))
+        Ok(Handler::new(self.ours, self.program.clone(), self.timing))
     }
 
     fn handle_established_outbound_connection(
@@ -198,7 +207,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.ours, self.timing))
+        Ok(Handler::new(self.ours, self.program.clone(), self.timing))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
@@ -226,7 +235,7 @@ impl NetworkBehaviour for Behaviour {
                 let event = Command::Answer(greeting_id, verdict);
                 self.queue.push_back(ToSwarm::NotifyHandler { peer_id: peer, handler: NotifyHandler::One(id), event });
             }
-            Happened::Answered(verdict, theirs) => self.answered(peer, id, verdict, theirs),
+            Happened::Answered(verdict, theirs, program) => self.answered(peer, id, verdict, theirs, program),
             Happened::Failed(failure @ (Failure::Unsupported | Failure::Unreadable(_))) => {
                 let Some(connection) = self.connections.get_mut(&id) else { return };
                 if !std::mem::replace(&mut connection.finished, true) {
@@ -277,7 +286,7 @@ mod tests {
             .with_tokio()
             .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
             .expect("a transport")
-            .with_behaviour(|_| Behaviour::new(greeting, timing))
+            .with_behaviour(|_| Behaviour::new(greeting, ProgramName::new("a test").expect("a name"), timing))
             .expect("a behaviour")
             .with_swarm_config(|config| config.with_idle_connection_timeout(LONG))
             .build()

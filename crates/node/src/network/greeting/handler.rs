@@ -16,7 +16,9 @@ use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, Stream, StreamPro
 use tokio::time::timeout;
 
 use super::behaviour::Timing;
-use super::{ANSWER_BYTES, GREETING_BYTES, Greeting, GreetingError, PREFIX_BYTES, Verdict};
+use super::{
+    ANSWER_BYTES, GREETING_BYTES, Greeting, GreetingError, MAX_PROGRAM_BYTES, PREFIX_BYTES, ProgramName, Verdict,
+};
 use crate::network::limits::GREETINGS_PER_CONNECTION;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/fedprune/greeting/1");
@@ -39,8 +41,8 @@ pub(crate) enum Command {
 pub(crate) enum Happened {
     /// The peer greeted and awaits an answer.
     Greeted(GreetingId, Greeting),
-    /// The peer answered our greeting.
-    Answered(Verdict, Greeting),
+    /// The peer answered our greeting, and may have told what its program is.
+    Answered(Verdict, Greeting, Option<ProgramName>),
     /// Greeting failed.
     Failed(Failure),
     /// The peer did not answer a probe.
@@ -67,8 +69,11 @@ pub(crate) enum Purpose {
     Probe,
 }
 
+/// A verdict, the greeting of whoever gave it, and its program.
+type Answer = (Verdict, Greeting, Option<ProgramName>);
+
 enum Done {
-    Answered(Purpose, Result<(Verdict, Greeting), Failure>),
+    Answered(Purpose, Result<Answer, Failure>),
     Read(Stream, Result<Greeting, Failure>),
     Written,
 }
@@ -76,6 +81,7 @@ enum Done {
 /// Greets once when the connection is new, and answers the peer's greetings.
 pub(crate) struct Handler {
     ours: Greeting,
+    program: ProgramName,
     timing: Timing,
     to_open: VecDeque<Purpose>,
     probing: bool,
@@ -86,9 +92,10 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(super) fn new(ours: Greeting, timing: Timing) -> Self {
+    pub(super) fn new(ours: Greeting, program: ProgramName, timing: Timing) -> Self {
         Self {
             ours,
+            program,
             timing,
             to_open: VecDeque::from([Purpose::Greet]),
             probing: false,
@@ -106,25 +113,37 @@ impl Handler {
         }
     }
 
-    fn settle(&mut self, purpose: Purpose, result: Result<(Verdict, Greeting), Failure>) {
+    fn settle(&mut self, purpose: Purpose, result: Result<Answer, Failure>) {
         if purpose == Purpose::Probe {
             self.probing = false;
         }
         self.happened.push_back(match (purpose, result) {
-            (_, Ok((verdict, theirs))) => Happened::Answered(verdict, theirs),
+            (_, Ok((verdict, theirs, program))) => Happened::Answered(verdict, theirs, program),
             (Purpose::Greet, Err(failure)) => Happened::Failed(failure),
             (Purpose::Probe, Err(_)) => Happened::Dead,
         });
     }
 }
 
-async fn greet(mut stream: Stream, ours: Greeting) -> Result<(Verdict, Greeting), Failure> {
+async fn greet(mut stream: Stream, ours: Greeting) -> Result<Answer, Failure> {
     stream.write_all(&ours.encode()).await?;
     stream.flush().await?;
     let mut bytes = [0; ANSWER_BYTES];
     let answer = read_versioned(&mut stream, &mut bytes).await?;
+    let (verdict, theirs) = Greeting::decode_answer(answer)?;
+    let program = read_program(&mut stream).await;
     let _ = stream.close().await;
-    Ok(Greeting::decode_answer(answer)?)
+    Ok((verdict, theirs, program))
+}
+
+/// What follows an answer; nothing from a program that does not tell, and nothing that is no name.
+async fn read_program(stream: &mut Stream) -> Option<ProgramName> {
+    let mut length = [0];
+    stream.read_exact(&mut length).await.ok()?;
+    let mut text = [0; MAX_PROGRAM_BYTES];
+    let text = text.get_mut(..usize::from(length[0]))?;
+    stream.read_exact(text).await.ok()?;
+    ProgramName::new(std::str::from_utf8(text).ok()?)
 }
 
 /// Fills `bytes`, except where the first bytes already tell that they are of another version and maybe fewer.
@@ -158,7 +177,7 @@ impl ConnectionHandler for Handler {
             Command::Answer(id, verdict) => {
                 let Some(position) = self.waiting.iter().position(|(waiting, _)| *waiting == id) else { return };
                 let (_, mut stream) = self.waiting.swap_remove(position);
-                let bytes = self.ours.encode_answer(verdict);
+                let bytes = [&self.ours.encode_answer(verdict)[..], &self.program.encode()].concat();
                 let write = async move {
                     stream.write_all(&bytes).await?;
                     stream.close().await?;

@@ -13,6 +13,12 @@
 //! | 2 | protocol, little-endian |
 //! | 32, 32, 32 | consortium id, round id, digest of the base model |
 //! | 16 | instance: random, drawn when the process starts |
+//! | 1, … | behind an answer: length and text of a [`ProgramName`]; absent from programs that do not tell |
+//!
+//! **Versions.** What two nodes must share is the protocol, which is one with what is encoded and signed. Programs of
+//! different versions that speak one protocol take part in one round: what each calls itself is told, and compared with
+//! nothing. A program whose greeting cannot be read, or that names another protocol, is refused by both sides, and both
+//! say which of the two is to be updated ([`Difference::remedy`]).
 //!
 //! The **instance** tells a node from a second process with the same key (a cloned home folder). A member's
 //! place is leased to the instance that greeted first; it is freed when the last connection with it closes.
@@ -34,6 +40,8 @@ const VERSION: u16 = 1;
 const GREETING: u8 = 64;
 /// Says that the answer to a greeting follows.
 const ANSWER: u8 = 65;
+/// Longest name of a program, in bytes.
+const MAX_PROGRAM_BYTES: usize = 64;
 const PREFIX_BYTES: usize = 11;
 const FIELDS_BYTES: usize = 2 + 3 * 32 + 16;
 /// Bytes of a greeting.
@@ -54,6 +62,29 @@ pub struct Greeting {
     pub model: Digest,
     /// Drawn at random when the process started.
     pub instance: [u8; 16],
+}
+
+/// What a program calls itself, with its version: `fedprune 0.1.0`. Told for people, and compared with nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramName(String);
+
+impl ProgramName {
+    /// Of a text of 1 to 64 printable ASCII characters.
+    pub fn new(text: &str) -> Option<Self> {
+        let printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        ((1..=MAX_PROGRAM_BYTES).contains(&text.len()) && printable).then(|| Self(text.to_owned()))
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let length = u8::try_from(self.0.len()).unwrap_or(0); // at most 64
+        [&[length], self.0.as_bytes()].concat()
+    }
+}
+
+impl fmt::Display for ProgramName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// What two nodes must have in common.
@@ -97,6 +128,36 @@ pub struct Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the {} differs: ours is `{}`, theirs is `{}`", self.what, self.ours, self.theirs)
+    }
+}
+
+impl Difference {
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match self.what {
+            Subject::Greeting => {
+                "one of the two programs is of another protocol, which cannot even be read here: whichever is older \
+                                  is to be updated (fedprune --version)"
+                    .to_owned()
+            }
+            Subject::Protocol => {
+                let older = match (self.ours.parse::<u16>(), self.theirs.parse::<u16>()) {
+                    (Ok(ours), Ok(theirs)) if ours < theirs => "this program is the older one, and is to be updated",
+                    (Ok(_), Ok(_)) => "its program is the older one, and is to be updated",
+                    _ => "whichever program is older is to be updated",
+                };
+                format!("members of one round use programs of one protocol, of whatever version: {older}")
+            }
+            Subject::Consortium => {
+                "if the consortium has changed, whoever has the older one takes the change over: fedprune consortium \
+                                    sign consortium.toml --home HOME, with both files of a member that has it"
+                    .to_owned()
+            }
+            Subject::Round => "both must run the same round: fedprune node run --round ID".to_owned(),
+            Subject::Model => {
+                "both must have the round's base model: fedprune round show round.toml --model DIR".to_owned()
+            }
+        }
     }
 }
 
@@ -285,6 +346,27 @@ mod tests {
         let mut other = greeting.encode_answer(Verdict::Accepted);
         other[PREFIX_BYTES] = 3;
         assert_eq!(Greeting::decode_answer(&other), Err(GreetingError::Verdict(3)));
+    }
+
+    #[test]
+    fn programs_have_short_printable_names() {
+        let name = ProgramName::new("fedprune 0.1.0").unwrap();
+        assert_eq!(name.encode(), b"\x0efedprune 0.1.0");
+        assert_eq!(ProgramName::new(&"x".repeat(64)).unwrap().encode().len(), 65);
+        for bad in ["", "a\n", "\u{1b}[2J", "fédprune", &"x".repeat(65)] {
+            assert_eq!(ProgramName::new(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn says_which_program_is_to_be_updated() {
+        let ours = greeting();
+        let of = |protocol| ours.differences(&Greeting { protocol, ..ours })[0].remedy();
+        assert!(of(1).ends_with("its program is the older one, and is to be updated"), "{}", of(1));
+        assert!(of(0x0301).ends_with("this program is the older one, and is to be updated"), "{}", of(0x0301));
+        let other = ours.differences(&Greeting { consortium: ConsortiumId(Digest([9; 32])), ..ours });
+        assert!(other[0].remedy().contains("consortium sign consortium.toml --home HOME"));
+        assert!(unreadable("it".to_owned()).remedy().contains("--version"));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use fedprune_federation::Height;
 use fedprune_federation::machine::{Input, Question, Verdict, decode_answer, encode_answer};
+use fedprune_federation::{Height, MemberIndex};
 
 use super::super::child::Announced;
 use super::super::config::FailPoint;
@@ -12,7 +12,7 @@ use super::super::events::NodeEvent;
 use super::super::work::Work;
 use super::Driver;
 use crate::network::limits::INSTANCE_PATIENCE;
-use crate::network::{Acceptance, Blame, ChunkAnswer, NetworkEvent};
+use crate::network::{Acceptance, Blame, ChunkAnswer, Difference, NetworkEvent};
 
 impl Driver<'_> {
     pub(super) async fn network(&mut self, event: NetworkEvent) -> Result<(), NodeError> {
@@ -77,10 +77,11 @@ impl Driver<'_> {
             NetworkEvent::Reachable { address } => {
                 self.say(&NodeEvent::Listening { addresses: vec![address.to_string()] });
             }
-            NetworkEvent::Connected { member } => {
+            NetworkEvent::Connected { member, program } => {
                 self.connected.insert(member);
                 self.heard(member);
                 self.say(&NodeEvent::Connected { member: self.name(member) });
+                self.note_program(member, program.map(|program| program.to_string()));
                 self.fetching.connected(member, true);
                 self.recall();
                 self.ask_member(member);
@@ -93,8 +94,9 @@ impl Driver<'_> {
                 self.say(&NodeEvent::Disconnected { member: self.name(member) });
             }
             NetworkEvent::Mismatch { member, differences } => {
+                let remedies = differences.iter().map(Difference::remedy).collect();
                 let differences = differences.iter().map(ToString::to_string).collect();
-                self.say(&NodeEvent::Mismatch { member: self.name(member), differences });
+                self.say(&NodeEvent::Mismatch { member: self.name(member), differences, remedies });
             }
             NetworkEvent::GreetingFailed { member, why } => {
                 let text = format!("no greetings could be exchanged with `{}`: {why}", self.name(member));
@@ -116,10 +118,26 @@ impl Driver<'_> {
                 self.say(&NodeEvent::ShutOut { member, why, seconds: lasts.as_secs() });
             }
             NetworkEvent::Refused { peer_id, why } => {
-                self.say(&NodeEvent::Refused { peer: peer_id.to_string(), why });
+                let peer = peer_id.to_string();
+                let why = match self.parts.former_peers.get(&peer) {
+                    Some(former) => format!("{why}: {former}"),
+                    None => why,
+                };
+                self.say(&NodeEvent::Refused { peer, why });
             }
         }
         Ok(())
+    }
+
+    /// Says once what another member's program is, where it is not this one.
+    fn note_program(&mut self, member: MemberIndex, program: Option<String>) {
+        let (name, ours) = (self.name(member), self.parts.config.version.to_string());
+        if program.as_deref() == Some(&ours) {
+            self.programs.remove(&name);
+        } else if self.programs.get(&name) != Some(&program) {
+            self.programs.insert(name.clone(), program.clone());
+            self.say(&NodeEvent::OtherProgram { member: name, program, ours });
+        }
     }
 
     pub(super) async fn done(&mut self, done: Work) -> Result<(), NodeError> {

@@ -110,6 +110,8 @@ impl Driver<'_> {
             sent,
             received,
             shut_out: self.shut_out.clone(),
+            program: self.parts.config.version.to_string(),
+            other_programs: self.programs.clone(),
             seconds: self.started.elapsed().as_secs_f64(),
             mask_root: self.concluded.as_ref().and_then(|conclusion| conclusion.mask_root),
             transcript: self.concluded.as_ref().map(|conclusion| conclusion.transcript.clone()),

@@ -196,3 +196,65 @@ fn strange_entries_among_the_rounds_are_passed_over_within_a_limit() {
     }
     assert!(matches!(home.round(&consortium, None), Err(HomeError::TooManyRounds(_))));
 }
+
+/// The home of `member 0` after it renewed its key, of which the old one was kept, and after another round was approved.
+#[test]
+fn rounds_of_before_a_change_are_run_with_the_keys_of_then() {
+    use fedprune_federation::consortium::Origin;
+    let (folder, home) = home();
+    let before = home.consortium().unwrap();
+    let old = approve(&home, "model");
+    let old: RoundId = old.folder().file_name().unwrap().to_str().unwrap().parse().unwrap();
+
+    let mut members = before.members().to_vec();
+    (members[0].signing_key, members[0].peer_key) = (key(50).verifying_key(), key(50).verifying_key());
+    let origin = Origin { predecessor: before.id(), change: 1 };
+    let after = Consortium::successor("four".to_owned(), members, origin).unwrap();
+    let mut draft = Draft::succeeding(after, before.clone()).unwrap();
+    draft.sign(&key(50)).unwrap();
+    for index in 1..4 {
+        draft.agree(&key(index)).unwrap();
+    }
+    std::fs::write(folder.path().join("consortium.toml"), draft.consortium().to_toml().unwrap()).unwrap();
+    let signatures = folder.path().join("consortium.signatures");
+    std::fs::write(&signatures, draft.encode_signatures()).unwrap();
+    let newest = home.consortium().unwrap();
+
+    // the old round is found, of the consortium of then; with the new one approved, that is meant
+    assert_eq!(home.round(&newest, None).unwrap().0.id(), old);
+    let new = approve(&home, "model");
+    let new: RoundId = new.folder().file_name().unwrap().to_str().unwrap().parse().unwrap();
+    assert_ne!(new, old);
+    assert_eq!(home.round(&newest, None).unwrap().0.id(), new);
+    assert_eq!(home.round(&newest, Some(old)).unwrap().0.terms().consortium, before.id());
+
+    // the old key is told what became of it
+    let error = home.identity(&newest).unwrap_err();
+    assert!(
+        matches!(&error, HomeError::FormerKey(former) if former.member == "member 0" && former.change == 1),
+        "{error}"
+    );
+    let said = error.to_string();
+    assert!(said.contains("`member 0` has another since") && said.contains("consortium renew --home"), "{said}");
+    // with the new key in its place, and the old ones kept, each consortium has its own
+    write_key(&folder.path().join("key.pem"), &key(50), 0o600);
+    let former = folder.path().join("former-keys");
+    std::fs::create_dir(&former).unwrap();
+    for index in [0, 100] {
+        write_key(&former.join(format!("{}.pem", key(index).verifying_key())), &key(index), 0o600);
+    }
+    std::fs::remove_file(folder.path().join("peer-key.pem")).unwrap();
+    let (now, then) = (home.identity(&newest).unwrap(), home.identity(&before).unwrap());
+    assert_eq!((now.member, now.signing_key.verifying_key()), (MemberIndex(0), key(50).verifying_key()));
+    assert_eq!((then.member, then.signing_key.verifying_key()), (MemberIndex(0), key(0).verifying_key()));
+    assert_eq!(then.peer_key.verifying_key(), key(100).verifying_key());
+    // a file of another key than its name says is none
+    write_key(&former.join(format!("{}.pem", key(0).verifying_key())), &key(7), 0o600);
+    assert!(matches!(home.identity(&before), Err(HomeError::NotAMember { .. })));
+    // too few have signed
+    let mut few = Draft::succeeding(draft.consortium().clone(), before).unwrap();
+    few.sign(&key(50)).unwrap();
+    few.agree(&key(1)).unwrap();
+    std::fs::write(&signatures, few.encode_signatures()).unwrap();
+    assert!(matches!(home.consortium(), Err(HomeError::NotRatified { .. })));
+}
