@@ -3,7 +3,7 @@
 //! [`args`] is what can be typed; [`commands`] has one file a command, each returning a report; [`output`] prints a
 //! report as text for people or JSON for machines; [`progress`] says on standard error how far things are.
 //!
-//! Standard output carries the report alone. Exit codes: 0 done, 1 failed, 2 not understood, 130 stopped by a signal;
+//! Standard output carries the report alone. Exit codes: 0 done, 1 failed, 2 not understood, 4 refused by policy, 130 stopped by a signal;
 //! `audit verify` has 10, 11 and 12 for the verdicts that are not VERIFIED, `node run` 3 for an abandoned round.
 
 #[cfg(not(any(feature = "silo", feature = "federation", feature = "audit")))]
@@ -50,13 +50,23 @@ pub fn main() -> ExitCode {
             let stopped = error.chain().find_map(|cause| cause.downcast_ref::<interrupt::Stopped>());
             let (message, code) = match stopped {
                 Some(stopped) => (stopped.to_string(), ExitCode::from(interrupt::EXIT_CODE)),
-                None => (format!("error: {}", output::chain(&error)), ExitCode::FAILURE),
+                None => (format!("error: {}", output::chain(&error)), failure(&error)),
             };
             // Nowhere is left to report a failing standard error.
             let _ = writeln!(std::io::stderr(), "{message}");
             code
         }
     }
+}
+
+/// The exit code of an error that is no signal.
+fn failure(error: &anyhow::Error) -> ExitCode {
+    #[cfg(feature = "federation")]
+    if error.chain().any(|cause| cause.is::<fedprune_federation::PolicyRefusal>()) {
+        return ExitCode::from(commands::REFUSED_BY_POLICY);
+    }
+    let _ = error;
+    ExitCode::FAILURE
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
@@ -94,6 +104,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         Command::Round(RoundCommand::New(new)) => Box::new(commands::round::new(new, &meter)?),
         #[cfg(feature = "federation")]
         Command::Round(RoundCommand::Show(show)) => Box::new(commands::round::show(show, &meter)?),
+        #[cfg(feature = "federation")]
+        Command::Round(RoundCommand::Preview(preview)) => Box::new(commands::round::preview(preview, &meter)?),
+        #[cfg(feature = "federation")]
+        Command::Round(RoundCommand::Approvals(approvals)) => Box::new(commands::round::approvals(approvals)?),
         #[cfg(feature = "federation")]
         Command::Round(RoundCommand::Approve(approve)) => Box::new(commands::round::approve(approve, &meter)?),
         #[cfg(feature = "federation")]

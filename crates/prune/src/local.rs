@@ -152,19 +152,24 @@ pub fn local_pass<'a>(
     Ok(LocalOutcome { norms, mask_root: mask_root(layout.digest(), digests), pruned_weights })
 }
 
+/// Identifies calibration windows: BLAKE3 over the length of each and its tokens, little-endian.
+pub fn windows_digest(windows: &[Vec<u32>]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for window in windows {
+        hasher.update(&(window.len() as u64).to_le_bytes());
+        window.iter().for_each(|token| {
+            hasher.update(&token.to_le_bytes());
+        });
+    }
+    hasher.finalize().into()
+}
+
 impl LocalPass<'_> {
     /// Identifies this run to a journal: another model, text, recipe or device may not continue it.
     pub fn journal_key(&self, model: Digest) -> JournalKey {
-        let mut hasher = blake3::Hasher::new();
-        for window in self.windows {
-            hasher.update(&(window.len() as u64).to_le_bytes());
-            window.iter().for_each(|token| {
-                hasher.update(&token.to_le_bytes());
-            });
-        }
         JournalKey {
             model,
-            calibration: hasher.finalize().into(),
+            calibration: windows_digest(self.windows),
             recipe: match self.data_free {
                 [] => format!("{} {} {}", self.recipe.pruner, self.recipe.group, self.recipe.sparsity),
                 taps => format!("{} {} {} {taps:?}", self.recipe.pruner, self.recipe.group, self.recipe.sparsity),

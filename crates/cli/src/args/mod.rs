@@ -15,6 +15,8 @@ pub mod demo;
 pub mod federation;
 #[cfg(feature = "federation")]
 pub mod node;
+#[cfg(feature = "federation")]
+pub mod preview;
 #[cfg(feature = "silo")]
 pub mod silo;
 #[cfg(feature = "study")]
@@ -36,6 +38,8 @@ pub use federation::{
 };
 #[cfg(feature = "federation")]
 pub use node::{NodeCommand, NodeRunOptions, NodeStatusOptions};
+#[cfg(feature = "federation")]
+pub use preview::{RoundApprovalsOptions, RoundPreviewOptions};
 #[cfg(feature = "federation")]
 pub use silo::ContributeOptions;
 #[cfg(feature = "silo")]

@@ -34,6 +34,8 @@ pub mod tally;
 pub mod testnet;
 
 #[cfg(feature = "federation")]
+mod approvals;
+#[cfg(feature = "federation")]
 mod home;
 #[cfg(feature = "silo")]
 mod mask_file;
@@ -43,6 +45,12 @@ mod model_card;
 mod peer_id;
 #[cfg(feature = "silo")]
 mod shared;
+#[cfg(feature = "federation")]
+mod site_policy;
+
+/// What the program exits with when this site's policy refuses.
+#[cfg(feature = "federation")]
+pub const REFUSED_BY_POLICY: u8 = 4;
 
 #[cfg(feature = "silo")]
 use shared::{content_digest, decoder, encode_error, sequence_tokens};

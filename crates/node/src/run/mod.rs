@@ -40,7 +40,7 @@ use fedprune_federation::{Height, Ratified, Round};
 use fedprune_mask::Digest;
 use libp2p::Multiaddr;
 
-pub use config::{DEFAULT_LINGER, FailPoint, NodeConfig, ParseFailPointError};
+pub use config::{DEFAULT_LINGER, FailPoint, Gate, NodeConfig, OwnBallot, ParseFailPointError};
 pub use driver::Ending;
 pub use error::NodeError;
 pub use events::NodeEvent;
