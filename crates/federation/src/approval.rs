@@ -222,7 +222,7 @@ mod tests {
     fn bytes_are_pinned() {
         let bytes = approval().preimage();
         assert_eq!(bytes.len(), 32 + 2 + 32 + 32 + 4 + 1 + 2 + 4 * 33 + 8 + 3 * 32 + 32);
-        assert_eq!(Digest::of(&bytes).to_string(), "PINNED");
+        assert_eq!(Digest::of(&bytes).to_string(), "f2b916837197d292bd081361592979eada244091bfefde996de5d627e6247bff");
     }
 
     /// Whatever is changed, the signature is of something else.

@@ -107,7 +107,7 @@ pub struct Policy {
 pub struct Refused {
     /// The key of the rule.
     pub rule: &'static str,
-    /// Where it stands, from 1.
+    /// Where it stands, from 1; 0 for what no line of a policy says.
     pub line: usize,
     /// What it says.
     pub allowed: String,
@@ -117,10 +117,7 @@ pub struct Refused {
 
 /// Refused by policy: the program exits with 4.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "refused by policy `{path}`: {}; change what is refused, or have the policy changed by whoever answers for it",
-    listed(.refused), path = .file.display()
-)]
+#[error("refused by policy `{}`: {}", .file.display(), listed(.refused))]
 pub struct PolicyRefusal {
     /// The policy.
     pub file: PathBuf,
@@ -130,7 +127,8 @@ pub struct PolicyRefusal {
 
 fn listed(refused: &[Refused]) -> String {
     let one = |refused: &Refused| {
-        format!("`{}` (line {}) {}, and {}", refused.rule, refused.line, refused.allowed, refused.found)
+        let line = if refused.line > 0 { format!(" (line {})", refused.line) } else { String::new() };
+        format!("`{}`{line} {}, and {}", refused.rule, refused.allowed, refused.found)
     };
     refused.iter().map(one).collect::<Vec<_>>().join("; ")
 }
@@ -170,6 +168,19 @@ impl Policy {
     /// Whether the preview must have been made, so that it is known what it says.
     pub fn requires_preview(&self) -> bool {
         self.requires_approval() || self.rules.maximum_recovered_percent.is_some()
+    }
+
+    /// What to say when the preview that [`Policy::requires_preview`] asks for was not made.
+    pub fn missing_preview(&self) -> Vec<Refused> {
+        let mut asked = Asked { policy: self, refused: Vec::new() };
+        let found = || "no preview was made".to_owned();
+        if let Some(rule) = &self.rules.maximum_recovered_percent {
+            asked.refuse("maximum_recovered_percent", rule, format!("allows {} %", rule.get_ref()), found());
+        }
+        if let Some(rule) = self.rules.require_approval.as_ref().filter(|rule| *rule.get_ref()) {
+            asked.refuse("require_approval", rule, "requires a signed approval of the very ballot".to_owned(), found());
+        }
+        asked.refused
     }
 
     /// Rules about a round that say no.

@@ -42,6 +42,8 @@ mod mask_file;
 #[cfg(feature = "silo")]
 mod model_card;
 #[cfg(feature = "federation")]
+mod node_gate;
+#[cfg(feature = "federation")]
 mod peer_id;
 #[cfg(feature = "silo")]
 mod shared;

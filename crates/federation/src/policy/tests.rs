@@ -72,8 +72,7 @@ fn rules_about_ballots_and_previews() {
         message,
         "refused by policy `policy.toml`: `allowed_encodings` (line 1) allows column-thresholds, bitmap, and the ballot \
          holds norms; `maximum_ballot_bytes` (line 2) allows 1000, and the ballot has 1001; `minimum_calibration_tokens` \
-         (line 3) requires 4096, and the ballot was made from 4095; change what is refused, or have the policy changed by \
-         whoever answers for it"
+         (line 3) requires 4096, and the ballot was made from 4095"
     );
     assert_eq!(policy.check_recovered(25, 100), []);
     assert_eq!(policy.check_recovered(26, 100)[0].rule, "maximum_recovered_percent");

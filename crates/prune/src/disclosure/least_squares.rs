@@ -12,7 +12,7 @@ const AT_ONCE: usize = 8;
 /// Added to a diagonal, relative to it: keeps columns that are nearly the same apart.
 const RIDGE: f64 = 1e-10;
 /// A pivot below this, relative to its diagonal, is none: the column is a combination of others.
-const LEAST_PIVOT: f64 = 1e-11;
+const LEAST_PIVOT: f64 = 1e-9;
 /// What a pass must gain, relative to the residual.
 const LEAST_GAIN: f64 = 1e-9;
 /// Columns in a row that led nowhere by themselves, after which none will.

@@ -161,7 +161,7 @@ fn a_data_free_vote_does_not_depend_on_the_text() {
 #[test]
 fn masks_alone_give_the_norms_away() {
     let setting = Setting::new();
-    let windows = setting.windows("austen_emma", 1, 48);
+    let windows = setting.windows("austen_emma", 1, 24);
     let truth = norms_of_text(&setting.checkpoint, &windows.concat(), 1).unwrap().to_f64();
     for (pruner, group, within) in [
         (Pruner::WANDA, Group::Layer, 0.02),
