@@ -303,7 +303,7 @@ impl ApprovalsReport {
             table(&["round", "approved (UTC)", "ballot", "preview", "by"], &rows),
             facts(&[
                 ("signed by", self.member.clone()),
-                ("log", format!("{}: {} approvals, none changed or missing", self.log.display(), count(rows.len() as u64))),
+                ("log", format!("{}: {} in all, none changed or missing", self.log.display(), count(rows.len() as u64))),
                 ("its head", head.to_string()),
             ])
         )

@@ -73,10 +73,15 @@ impl Documents {
         })
     }
 
+    /// How many, in words.
+    pub fn in_words(&self) -> String {
+        format!("{} {}", count(self.count as u64), if self.count == 1 { "document" } else { "documents" })
+    }
+
     pub fn text(&self) -> String {
         let mut text = format!(
-            "what was read: {} documents, {} bytes, of which {} gave {} windows of {} tokens, {} in all\n",
-            count(self.count as u64),
+            "what was read: {}, {} bytes, of which {} gave {} windows of {} tokens, {} in all\n",
+            self.in_words(),
             count(self.bytes),
             count(self.used as u64),
             count(self.windows as u64),

@@ -53,7 +53,8 @@ fn head(report: &PreviewReport, out: &mut String) {
         || ("0".to_owned(), "documents read: the round’s pruner looks at no text".to_owned()),
         |documents| {
             let tokens = count(documents.calibration_tokens);
-            (count(documents.count as u64), format!("documents read, {} tokens used", tokens))
+            let read = if documents.count == 1 { "document" } else { "documents" };
+            (count(documents.count as u64), format!("{read} read, {tokens} tokens used"))
         },
     );
     let ballot = (bytes(report.ballot.bytes), format!("ballot, {} as bits", bytes(report.ballot.packed_bytes)));
@@ -96,10 +97,10 @@ fn documents(report: &PreviewReport, out: &mut String) {
     };
     let _ = write!(
         out,
-        "<p>{} documents of {} bytes. {} of them gave {} windows of {} tokens. What they hold is not in this page, save the words \
+        "<p>{} of {} bytes, of which {} gave {} windows of {} tokens. What they hold is not in this page, save the words \
          below that the attack recovers.</p>\n<div class=\"wide\"><table><thead><tr><th>Document</th><th class=\"n\">Bytes</th>\
          <th class=\"n\">Windows</th><th>BLAKE3</th></tr></thead><tbody>\n",
-        count(documents.count as u64),
+        documents.in_words(),
         count(documents.bytes),
         count(documents.used as u64),
         count(documents.windows as u64),
