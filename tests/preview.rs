@@ -134,7 +134,10 @@ fn what_was_seen_is_what_is_sent() {
     let body = site.folder().join("transcript");
     let shown = run(at, &["audit", "show", body.to_str().unwrap(), "--format", "json"]);
     let digest = seen["ballot"]["digest"].as_str().unwrap();
-    assert!(String::from_utf8_lossy(&shown.stdout).contains(digest), "the ballot in the transcript is the one that was seen");
+    assert!(
+        String::from_utf8_lossy(&shown.stdout).contains(digest),
+        "the ballot in the transcript is the one that was seen"
+    );
 }
 
 #[test]
@@ -152,7 +155,9 @@ fn a_page_loads_nothing_runs_nothing_and_is_its_owners() {
         assert!(!page.contains(forbidden), "{forbidden}");
     }
     assert!(page.contains("default-src 'none'; style-src 'sha256-"));
-    assert!(page.contains("&lt;img src=x onerror=alert(1)&gt;&amp;&quot;&#39;.txt") && page.contains("A &lt;b&gt;clinic"));
+    assert!(
+        page.contains("&lt;img src=x onerror=alert(1)&gt;&amp;&quot;&#39;.txt") && page.contains("A &lt;b&gt;clinic")
+    );
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -213,7 +218,11 @@ fn a_policy_refuses_by_name_and_line_at_every_step() {
         refused(
             at,
             &arguments,
-            &["home/policy.toml", "`required_data_free` (line 2) requires block0.qkv", "`minimum_calibration_tokens` (line 3)"],
+            &[
+                "home/policy.toml",
+                "`required_data_free` (line 2) requires block0.qkv",
+                "`minimum_calibration_tokens` (line 3)",
+            ],
         );
     }
     assert!(!site.folder().exists(), "nothing was read or written");
@@ -241,7 +250,11 @@ fn a_policy_refuses_by_name_and_line_at_every_step() {
     // a policy elsewhere, and one that is none
     policy("");
     std::fs::write(at.join("strict.toml"), "maximum_ballot_bytes = 10\n").unwrap();
-    refused(at, &[&site.node()[..], &["--policy", "strict.toml"]].concat(), &["`maximum_ballot_bytes` (line 1) allows 10"]);
+    refused(
+        at,
+        &[&site.node()[..], &["--policy", "strict.toml"]].concat(),
+        &["`maximum_ballot_bytes` (line 1) allows 10"],
+    );
     policy("maximum_ballot_byte = 10\n");
     let output = run(at, &site.node());
     assert!(String::from_utf8_lossy(&output.stderr).contains("line 1: unknown field `maximum_ballot_byte`"));
@@ -258,6 +271,14 @@ fn a_round_that_withholds_the_vote_leaves_this_attack_nothing() {
     let seen = json(site.at(), &site.preview(&[]));
     assert_eq!(seen["attack"]["outcome"], serde_json::json!({"kind": "withheld"}));
     assert_eq!(seen["attack"]["withheld"], true);
+    // of RIA, equal norms are no magnitude: the vote is carried as its mask, and every member checks that it is that
+    let ria = Site::new(&["--pruner", "ria", "--data-free", "block0.qkv"]);
+    let seen = json(ria.at(), &ria.preview(&[]));
+    assert_eq!(seen["attack"]["outcome"], serde_json::json!({"kind": "withheld"}));
+    assert_eq!(seen["ballot"]["encodings"], serde_json::json!([["norms", 23], ["bitmap", 1]]));
+    json(ria.at(), &ria.approve(&[]));
+    let output = run(ria.at(), &ria.node());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let again = Site::new(&["--ballots", "mask-only", "--local-group", "layer"]);
     let seen = json(again.at(), &again.preview(&[]));
     assert_eq!(seen["attack"]["outcome"]["read_from"], "masks");

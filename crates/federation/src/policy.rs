@@ -211,10 +211,8 @@ impl Policy {
         if let (Some(rule), Some(calibration)) = (&rules.minimum_calibration_tokens, terms.calibration)
             && calibration.minimum_calibration_tokens < *rule.get_ref()
         {
-            let found = format!(
-                "the round's `minimum_calibration_tokens` is {}",
-                calibration.minimum_calibration_tokens
-            );
+            let found =
+                format!("the round's `minimum_calibration_tokens` is {}", calibration.minimum_calibration_tokens);
             asked.refuse("minimum_calibration_tokens", rule, format!("requires {}", rule.get_ref()), found);
         }
         let members = consortium.members().len() as u64;

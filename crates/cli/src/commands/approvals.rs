@@ -52,7 +52,10 @@ impl ApprovalFile {
     pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
         let text = format!("{}\n", serde_json::to_string_pretty(self)?);
         if text.len() > MAX_APPROVAL_BYTES {
-            bail!("the approval has {} bytes, more than the {MAX_APPROVAL_BYTES} of any; shorten person or role", text.len());
+            bail!(
+                "the approval has {} bytes, more than the {MAX_APPROVAL_BYTES} of any; shorten person or role",
+                text.len()
+            );
         }
         replace_document(&folder.join("approval.json"), text.as_bytes())
     }

@@ -14,7 +14,6 @@ use fedprune_checkpoint::Checkpoint;
 use fedprune_federation::round::{Ballots, BosRule, Round, Sampling as RoundSampling, Strategy};
 use fedprune_federation::{Consortium, Height};
 use fedprune_mask::ballot::{Ballot, Encodings, VoteHeader, encode_ballot};
-use fedprune_mask::score::Pruner;
 use fedprune_mask::weights::MatricesFrom;
 use fedprune_mask::{Digest, Layout, MatrixMask, NormVector, Tap};
 use fedprune_model::{Bos, Decoder, Sampling, Tokenizer, WindowRequest, Windows, calibration_windows};
@@ -138,9 +137,6 @@ fn open<'a>(options: &'a ContributeOptions, meter: &Meter) -> anyhow::Result<Sil
     }
     let recipe = Recipe { pruner: terms.pruner, group: terms.local_group, sparsity: terms.sparsity };
     let data_free: Vec<(u32, Tap)> = terms.data_free.iter().map(|named| (named.block, named.tap)).collect();
-    if !data_free.is_empty() && terms.pruner != Pruner::WANDA {
-        bail!("`data_free` with pruner {} is not supported yet; use pruner wanda or drop `data_free`", terms.pruner);
-    }
     let (mut windows, mut run_on) = (None, None);
     if let Some(calibration) = terms.calibration {
         if options.data.is_empty() {
@@ -312,7 +308,7 @@ impl Silo<'_> {
                 let norms = match &mut pass {
                     Some(pass) => {
                         let mut norms = pass.measure()?.norms;
-                        forget_data_free(layout, block, &self.data_free, &mut norms);
+                        forget_data_free(layout, block, self.recipe.pruner, &self.data_free, &mut norms);
                         norms
                     }
                     None => block_layout.taps().iter().map(|_| NormVector::default()).collect(),

@@ -115,8 +115,7 @@ impl Asked {
                 return site.heed(vec![Refused { rule: "ballot", line: 0, allowed, found }]);
             }
         };
-        let encodings: Vec<Encoding> =
-            (0..own.layout.taps().len()).map(|tap| ballot.encoding(tap)).collect();
+        let encodings: Vec<Encoding> = (0..own.layout.taps().len()).map(|tap| ballot.encoding(tap)).collect();
         let calibration_tokens = match ballot.header() {
             BallotHeader::Vote(vote) if vote.samples > 0 => {
                 Some(u64::from(vote.samples) * u64::from(vote.sequence_tokens))

@@ -26,17 +26,33 @@ fn rules_about_rounds_refuse_by_name_and_line() {
     let round = round_with(&consortium, |_| {});
     let this = consortium.id();
     for (allows, refuses, value) in [
-        (format!("allowed_consortiums = [\"{this}\"]"), format!("allowed_consortiums = [\"{}\"]", "0".repeat(64)), this.to_string()),
+        (
+            format!("allowed_consortiums = [\"{this}\"]"),
+            format!("allowed_consortiums = [\"{}\"]", "0".repeat(64)),
+            this.to_string(),
+        ),
         ("allowed_pruners = [\"ria\", \"wanda\"]".into(), "allowed_pruners = [\"magnitude\"]".into(), "wanda".into()),
-        ("allowed_strategies = [\"one-shot\"]".into(), "allowed_strategies = [\"iterative\"]".into(), "one-shot".into()),
+        (
+            "allowed_strategies = [\"one-shot\"]".into(),
+            "allowed_strategies = [\"iterative\"]".into(),
+            "one-shot".into(),
+        ),
         ("allowed_scalings = [\"none\"]".into(), "allowed_scalings = []".into(), "none".into()),
         ("allowed_ballots = [\"auto\"]".into(), "allowed_ballots = [\"mask-only\"]".into(), "auto".into()),
         ("required_data_free = []".into(), "required_data_free = [\"block0.qkv\"]".into(), "lacks block0.qkv".into()),
         ("minimum_calibration_tokens = 128".into(), "minimum_calibration_tokens = 129".into(), "is 128".into()),
         ("minimum_members = 4".into(), "minimum_members = 5".into(), "4 members".into()),
         ("minimum_ballots = 1".into(), "minimum_ballots = 1000".into(), "`minimum_ballots`".into()),
-        (format!("allowed_local_groups = [\"{}\"]", round.terms().local_group), "allowed_local_groups = [\"3:4\"]".into(), "local_group".into()),
-        (format!("allowed_global_groups = [\"{}\"]", round.terms().global_group), "allowed_global_groups = [\"3:4\"]".into(), "global_group".into()),
+        (
+            format!("allowed_local_groups = [\"{}\"]", round.terms().local_group),
+            "allowed_local_groups = [\"3:4\"]".into(),
+            "local_group".into(),
+        ),
+        (
+            format!("allowed_global_groups = [\"{}\"]", round.terms().global_group),
+            "allowed_global_groups = [\"3:4\"]".into(),
+            "global_group".into(),
+        ),
     ] {
         assert_eq!(asked(&allows, &round), [], "{allows}");
         let refused = asked(&refuses, &round);

@@ -51,12 +51,7 @@ pub(super) struct Solution {
 }
 
 /// Coefficients ≥ 0 under which the columns come nearest to `target`.
-pub(super) fn solve(
-    columns: &dyn Columns,
-    target: &[f64],
-    bounds: Bounds,
-    on_pass: &mut dyn FnMut(usize),
-) -> Solution {
+pub(super) fn solve(columns: &dyn Columns, target: &[f64], bounds: Bounds, on_pass: &mut dyn FnMut(usize)) -> Solution {
     let most = bounds.support.min(target.len());
     let lengths = columns.lengths();
     let mut active = Active::new(target);

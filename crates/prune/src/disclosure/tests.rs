@@ -51,10 +51,11 @@ impl Setting {
         data_free: &[(u32, Tap)],
     ) -> Vec<u8> {
         let device = "cpu".parse::<DeviceName>().unwrap().open().unwrap();
-        let decoder = Decoder::new(&self.checkpoint, &device, ComputeDType::default_for(&device).candle(), windows[0].len()).unwrap();
+        let decoder =
+            Decoder::new(&self.checkpoint, &device, ComputeDType::default_for(&device).candle(), windows[0].len())
+                .unwrap();
         let recipe = Recipe { pruner, group, sparsity: Sparsity::new(1, 2).unwrap() };
-        let inputs =
-            LocalPass { checkpoint: &self.checkpoint, decoder: Some(&decoder), windows, recipe, data_free };
+        let inputs = LocalPass { checkpoint: &self.checkpoint, decoder: Some(&decoder), windows, recipe, data_free };
         let outcome = local_pass(&inputs, None, |_| {}).unwrap();
         let layout = self.checkpoint.layout();
         let header = VoteHeader {
@@ -163,11 +164,9 @@ fn masks_alone_give_the_norms_away() {
     let setting = Setting::new();
     let windows = setting.windows("austen_emma", 1, 24);
     let truth = norms_of_text(&setting.checkpoint, &windows.concat(), 1).unwrap().to_f64();
-    for (pruner, group, within) in [
-        (Pruner::WANDA, Group::Layer, 0.02),
-        (Pruner::WANDA, Group::Row, 0.04),
-        (Pruner::RIA, Group::Layer, 0.06),
-    ] {
+    for (pruner, group, within) in
+        [(Pruner::WANDA, Group::Layer, 0.02), (Pruner::WANDA, Group::Row, 0.04), (Pruner::RIA, Group::Layer, 0.06)]
+    {
         let bytes = setting.ballot(&windows, pruner, group, Encodings::MaskOnly, &[]);
         let ballot = Ballot::parse(&bytes, setting.checkpoint.layout()).unwrap();
         assert!(ballot.norms(0).is_none(), "nothing but masks");

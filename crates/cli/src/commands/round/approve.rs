@@ -161,7 +161,10 @@ pub fn approve(options: &RoundApproveOptions, meter: &Meter) -> anyhow::Result<A
 fn covers(earlier: Option<&Approval>, wanted: &Approval) -> bool {
     let Some(earlier) = earlier else {
         // one without signature, of an older program, is one of the round and no more
-        return wanted.ballot.is_none() && wanted.policy.is_none() && wanted.person.is_empty() && wanted.role.is_empty();
+        return wanted.ballot.is_none()
+            && wanted.policy.is_none()
+            && wanted.person.is_empty()
+            && wanted.role.is_empty();
     };
     let named = |was: &str, is: &str| is.is_empty() || was == is;
     // of a ballot that was approved, a preview that is gone takes nothing back
@@ -303,7 +306,10 @@ impl ApprovalsReport {
             table(&["round", "approved (UTC)", "ballot", "preview", "by"], &rows),
             facts(&[
                 ("signed by", self.member.clone()),
-                ("log", format!("{}: {} in all, none changed or missing", self.log.display(), count(rows.len() as u64))),
+                (
+                    "log",
+                    format!("{}: {} in all, none changed or missing", self.log.display(), count(rows.len() as u64))
+                ),
                 ("its head", head.to_string()),
             ])
         )

@@ -1,7 +1,7 @@
 //! What will leave a silo that takes part in a round, and what that tells about its text.
 
-use fedprune_federation::{Ratified, wire};
 use fedprune_federation::round::{Ballots, DataFree, Round, Scaling, Strategy, TallyBy};
+use fedprune_federation::{Ratified, wire};
 use fedprune_mask::{Group, Layout, Tap};
 use serde::Serialize;
 
@@ -163,11 +163,7 @@ fn sends(round: &Round, ballot_bytes: Option<BallotBytes>, members: u64) -> Vec<
         message("signed proposals", proposals, None),
         message("signed votes", "for and against proposals", Some(frame + 4 + 33)),
         message("signed result", "the root of the global mask that this member derived", Some(frame + 32)),
-        message(
-            "by being connected",
-            "this node's addresses, peer id and program version, and when it is up",
-            None,
-        ),
+        message("by being connected", "this node's addresses, peer id and program version, and when it is up", None),
         message("never", "text, tokens, activations of single texts, keys, approvals, or the model", None),
     ]
 }

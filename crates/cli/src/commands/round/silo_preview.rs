@@ -136,8 +136,10 @@ pub fn preview(options: &RoundPreviewOptions, meter: &Meter) -> anyhow::Result<P
     };
     let mut warnings = home.warnings.clone();
     let began = folder.join("wal").exists();
-    let FirstBallot { path, checkpoint, layout, windows, calibration } =
-        first_ballot(&contribute, meter, |path, calibration| {
+    let FirstBallot { path, checkpoint, layout, windows, calibration } = first_ballot(
+        &contribute,
+        meter,
+        |path, calibration| {
             let fresh = is_previewed(path, &folder, calibration)?;
             if began && !fresh {
                 warnings.push(
@@ -146,12 +148,17 @@ pub fn preview(options: &RoundPreviewOptions, meter: &Meter) -> anyhow::Result<P
                 );
             }
             Ok(!fresh && !began)
-        })?;
+        },
+    )?;
     let file = MappedFile::open(&path)?;
     let ballot = Ballot::parse(file.bytes(), &layout).with_context(|| file.unusable())?;
     let digest = ballot.digest();
     let documents = windows.as_ref().map(|windows| Documents::of(windows, calibration)).transpose()?;
-    let attack = attack::run(&attack::Inputs { options, round: &round, checkpoint: &checkpoint, windows: windows.as_ref() }, &ballot, meter)?;
+    let attack = attack::run(
+        &attack::Inputs { options, round: &round, checkpoint: &checkpoint, windows: windows.as_ref() },
+        &ballot,
+        meter,
+    )?;
     let encodings = documents::encodings(&ballot);
     let record = Record::new(&round, home.name(), &ballot, documents.as_ref(), attack.score());
     let policy = policy.map(|site| {
@@ -268,11 +275,7 @@ impl PreviewReport {
                 ("digest", ballot.digest.to_string()),
                 (
                     "size",
-                    format!(
-                        "{} bytes; the masks as bits would be {}",
-                        count(ballot.bytes),
-                        bytes(ballot.packed_bytes)
-                    ),
+                    format!("{} bytes; the masks as bits would be {}", count(ballot.bytes), bytes(ballot.packed_bytes)),
                 ),
                 ("encoding", encodings.join(", ")),
             ]))

@@ -72,9 +72,7 @@ pub(super) enum Outcome {
     /// The pruner looks at no text.
     NoText,
     /// This attack does not read such masks.
-    Unread {
-        why: String,
-    },
+    Unread { why: String },
 }
 
 #[derive(Debug, Clone, Copy)]

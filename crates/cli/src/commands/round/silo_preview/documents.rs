@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use fedprune_mask::ballot::{Ballot, Encoding, digest_of_bytes};
 use fedprune_mask::Digest;
+use fedprune_mask::ballot::{Ballot, Encoding, digest_of_bytes};
 use fedprune_model::Windows;
 use serde::Serialize;
 

@@ -63,7 +63,9 @@ fn head(report: &PreviewReport, out: &mut String) {
             format!("{} of {}", count(score.recovered as u64), count(score.distinct as u64)),
             format!("different tokens recovered; {} by frequency alone", count(score.baseline as u64)),
         ),
-        Outcome::Withheld => ("withheld".to_owned(), "the vote that tells most about words is made without data".to_owned()),
+        Outcome::Withheld => {
+            ("withheld".to_owned(), "the vote that tells most about words is made without data".to_owned())
+        }
         Outcome::NoText => ("nothing".to_owned(), "depends on text in this round".to_owned()),
         Outcome::Unread { .. } => ("not known".to_owned(), "this attack does not read such masks".to_owned()),
     };
@@ -120,7 +122,11 @@ fn documents(report: &PreviewReport, out: &mut String) {
     if documents.count > documents.listed.len() {
         let _ = writeln!(out, "<p>And {} more.</p>", count((documents.count - documents.listed.len()) as u64));
     }
-    let _ = write!(out, "<dl class=\"digests\"><div><dt>All documents</dt><dd><code>{}</code></dd></div>", documents.digest);
+    let _ = write!(
+        out,
+        "<dl class=\"digests\"><div><dt>All documents</dt><dd><code>{}</code></dd></div>",
+        documents.digest
+    );
     if let Some(calibration) = documents.calibration {
         let _ = write!(out, "<div><dt>Calibration windows</dt><dd><code>{calibration}</code></dd></div>");
     }
@@ -233,7 +239,10 @@ fn effects(attack: &Attack, out: &mut String) {
         return;
     }
     let when = if attack.withheld { ", if the round did not withhold that vote" } else { "" };
-    let _ = writeln!(out, "<section><h2>With less or more text</h2>\n<p>The same attack on ballots of the first tokens of these documents{when}. Bars are parts of the different tokens.</p>");
+    let _ = writeln!(
+        out,
+        "<section><h2>With less or more text</h2>\n<p>The same attack on ballots of the first tokens of these documents{when}. Bars are parts of the different tokens.</p>"
+    );
     chart(&attack.sizes, out);
     out.push_str(
         "<div class=\"wide\"><table><thead><tr><th class=\"n\">Tokens</th><th class=\"n\">Different</th><th class=\"n\">Recovered</th>\
@@ -314,7 +323,9 @@ fn approval(report: &PreviewReport, out: &mut String) {
                 escaped(&policy.file.display().to_string())
             );
         }
-        None => out.push_str("<p>This site has no policy: <code>policy.toml</code> in the member’s folder would be asked.</p>\n"),
+        None => out.push_str(
+            "<p>This site has no policy: <code>policy.toml</code> in the member’s folder would be asked.</p>\n",
+        ),
     }
     let _ = writeln!(
         out,
@@ -368,7 +379,10 @@ mod tests {
 
     #[test]
     fn what_people_wrote_is_text_and_nothing_else() {
-        assert_eq!(escaped("<script>alert('a&b')</script>\""), "&lt;script&gt;alert(&#39;a&amp;b&#39;)&lt;/script&gt;&quot;");
+        assert_eq!(
+            escaped("<script>alert('a&b')</script>\""),
+            "&lt;script&gt;alert(&#39;a&amp;b&#39;)&lt;/script&gt;&quot;"
+        );
         assert!(!escaped("\u{202e}evil\u{1b}[31m").contains(['\u{202e}', '\u{1b}']));
     }
 
