@@ -26,6 +26,8 @@ struct Asked {
     approval: Option<Approval>,
     /// Where the approval lies.
     file: PathBuf,
+    /// Where the preview lies.
+    folder: PathBuf,
 }
 
 /// Asks what can be asked before a node starts; returns what is to be asked about each ballot.
@@ -65,7 +67,7 @@ pub(super) fn gate(options: &NodeRunOptions) -> anyhow::Result<Gate> {
             )
         })?;
     }
-    let asked = Asked { site, approval, file };
+    let asked = Asked { site, approval, file, folder: folder.folder().to_owned() };
     // a ballot that lies there already need not wait for the network to be refused
     let known = options.ballot.clone().unwrap_or_else(|| folder.folder().join("contribution/height-0000.ballot"));
     if known.is_file() && !folder.wal().exists() {
@@ -75,7 +77,8 @@ pub(super) fn gate(options: &NodeRunOptions) -> anyhow::Result<Gate> {
     Ok(Gate(Arc::new(move |ballot: &OwnBallot<'_>| asked.ask(ballot))))
 }
 
-/// The record of the preview; of a round that a node has begun, none, since its ballot may be signed already.
+/// The record of the preview; of a round that a node has begun, none, since its ballot may be signed already: if it is not,
+/// it is asked about before it is.
 fn previewed_unless_begun(folder: &fedprune_node::storage::home::RoundFolder) -> anyhow::Result<Option<Record>> {
     if folder.wal().exists() {
         return Ok(None);
@@ -126,7 +129,15 @@ impl Asked {
         let mut found = site.policy.check_ballot(facts);
         if own.height == Height(0) {
             found.extend(site.policy.check_approval(self.approval.as_ref(), Some(own.digest)));
+            if site.policy.requires_preview() {
+                // when the node started, the preview may have been of another ballot, or the policy another
+                found.extend(match Record::read(&self.folder) {
+                    Ok(Some((record, _))) if record.ballot == own.digest => refused(&site.policy, &record),
+                    _ => site.policy.missing_preview(),
+                });
+            }
         }
+        found.dedup_by(|a, b| a.rule == b.rule);
         site.heed(found)
     }
 }
