@@ -73,18 +73,13 @@ impl Documents {
         })
     }
 
-    /// How many, in words.
-    pub fn in_words(&self) -> String {
-        format!("{} {}", count(self.count as u64), if self.count == 1 { "document" } else { "documents" })
-    }
-
     pub fn text(&self) -> String {
         let mut text = format!(
-            "what was read: {}, {} bytes, of which {} gave {} windows of {} tokens, {} in all\n",
-            self.in_words(),
+            "what was read: {}, {} bytes, of which {} gave {} of {} tokens, {} in all\n",
+            counted(self.count, "document"),
             count(self.bytes),
             count(self.used as u64),
-            count(self.windows as u64),
+            counted(self.windows, "window"),
             self.window_tokens,
             count(self.calibration_tokens),
         );
@@ -102,6 +97,11 @@ impl Documents {
         }
         text
     }
+}
+
+/// So many of something.
+pub(super) fn counted(number: usize, what: &str) -> String {
+    format!("{} {what}{}", count(number as u64), if number == 1 { "" } else { "s" })
 }
 
 /// How a ballot's inputs are encoded, each.

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::PreviewReport;
 use super::attack::{Attack, Outcome, ScoreReport, SizeReport, WordReport};
+use super::documents::counted;
 use crate::output::{bytes, count, percent, tame};
 
 const STYLE: &str = include_str!("page.css");
@@ -99,13 +100,13 @@ fn documents(report: &PreviewReport, out: &mut String) {
     };
     let _ = write!(
         out,
-        "<p>{} of {} bytes, of which {} gave {} windows of {} tokens. What they hold is not in this page, save the words \
+        "<p>{} of {} bytes, of which {} gave {} of {} tokens. What they hold is not in this page, save the words \
          below that the attack recovers.</p>\n<div class=\"wide\"><table><thead><tr><th>Document</th><th class=\"n\">Bytes</th>\
          <th class=\"n\">Windows</th><th>BLAKE3</th></tr></thead><tbody>\n",
-        documents.in_words(),
+        counted(documents.count, "document"),
         count(documents.bytes),
         count(documents.used as u64),
-        count(documents.windows as u64),
+        counted(documents.windows, "window"),
         documents.window_tokens
     );
     for document in &documents.listed {
@@ -273,7 +274,7 @@ fn chart(sizes: &[SizeReport], out: &mut String) {
     let height = ROW * sizes.len() + 34;
     let _ = writeln!(
         out,
-        "<svg class=\"chart\" viewBox=\"0 0 720 {height}\" role=\"img\" aria-label=\"Part of the different tokens that is recovered, by tokens of text\">"
+        "<div class=\"wide\"><svg class=\"chart\" viewBox=\"0 0 720 {height}\" role=\"img\" aria-label=\"Part of the different tokens that is recovered, by tokens of text\">"
     );
     for (tick, share) in [0.0, 0.25, 0.5, 0.75, 1.0].into_iter().enumerate() {
         let x = LEFT + WIDTH * share;
@@ -309,7 +310,7 @@ fn chart(sizes: &[SizeReport], out: &mut String) {
             );
         }
     }
-    out.push_str("</svg>\n");
+    out.push_str("</svg></div>\n");
 }
 
 fn approval(report: &PreviewReport, out: &mut String) {
