@@ -70,6 +70,10 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if cause.is::<Refused>() {
         return Some(REFUSED);
     }
+    #[cfg(feature = "federation")]
+    if cause.is::<fedprune_federation::PolicyRefusal>() {
+        return Some(REFUSED);
+    }
     #[cfg(any(feature = "federation", feature = "audit"))]
     if let Some(code) = of_federation(cause) {
         return Some(code);

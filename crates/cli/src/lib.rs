@@ -119,6 +119,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         #[cfg(feature = "federation")]
         Command::Round(RoundCommand::Show(show)) => Box::new(commands::round::show(show, &meter)?),
         #[cfg(feature = "federation")]
+        Command::Round(RoundCommand::Preview(preview)) => Box::new(commands::round::preview(preview, &meter)?),
+        #[cfg(feature = "federation")]
+        Command::Round(RoundCommand::Approvals(approvals)) => Box::new(commands::round::approvals(approvals)?),
+        #[cfg(feature = "federation")]
         Command::Round(RoundCommand::Approve(approve)) => Box::new(commands::round::approve(approve, &meter)?),
         #[cfg(feature = "federation")]
         Command::Node(NodeCommand::Run(run)) if run.show_settings => {

@@ -20,6 +20,8 @@
 //! | [`certificate`] | proof that a quorum committed to a value |
 //! | [`proposed`] | a value with what it rests on |
 //! | [`agreement`] | what carries out the agreement on one height, as a trait |
+//! | [`approval`] | that a person approved what leaves a silo |
+//! | [`policy`] | what a site allows |
 //! | [`machine`] | one member's side of a round, as a state machine |
 //!
 //! No I/O, no clock, no floats, no randomness: bytes, keys and times are arguments. What a peer or a file
@@ -32,6 +34,7 @@
 )]
 
 pub mod agreement;
+pub mod approval;
 pub mod ballot;
 pub mod certificate;
 pub mod consortium;
@@ -43,6 +46,7 @@ pub mod ids;
 pub mod inclusion;
 pub mod machine;
 pub mod manifest;
+pub mod policy;
 pub mod proposed;
 pub mod result;
 pub mod round;
@@ -53,6 +57,7 @@ mod testing;
 pub mod vote;
 pub mod wire;
 
+pub use approval::{Approval, SignedApproval};
 pub use ballot::{BallotHeader, InvalidBallot, Validated};
 pub use certificate::{Certificate, ReceivedCertificate};
 pub use consortium::{Consortium, Draft, Ratified};
@@ -63,6 +68,7 @@ pub use ids::{ConsortiumId, Height, MemberIndex, Quorum, RoundId};
 pub use inclusion::{Inclusion, ReceivedInclusion};
 pub use machine::Machine;
 pub use manifest::{Decision, Manifest};
+pub use policy::{Policy, PolicyRefusal};
 pub use proposed::{Justified, Proposed, ReceivedProposed, ReceivedSettled, Settled};
 pub use result::MaskResult;
 pub use round::{Round, Terms};

@@ -81,6 +81,14 @@ impl Tokenizer {
         self.encode_special(text, true)
     }
 
+    /// The text that one token stands for by itself, white space included; none of an id that there is not, or of bytes
+    /// that are no text by themselves.
+    pub fn text_of(&self, token: u32) -> Option<String> {
+        self.inner.id_to_token(token)?;
+        let text = guarded(|| self.inner.decode(&[token], false)).ok()?;
+        (!text.is_empty() && !text.contains(char::REPLACEMENT_CHARACTER)).then_some(text)
+    }
+
     fn encode_special(&self, text: &str, special: bool) -> Result<Vec<u32>, ModelError> {
         match guarded(|| self.inner.encode_fast(text, special)) {
             Ok(encoding) => Ok(encoding.get_ids().to_vec()),

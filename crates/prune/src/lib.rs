@@ -9,12 +9,14 @@
 //! | [`pass`] | the two runs through a block, with any mask in between: a silo's own, or one agreed with others |
 //! | [`local`] | the whole pass with a silo's own masks |
 //! | [`journal`] | what was measured so far, on disk, so that a killed run continues |
+//! | [`disclosure`] | what a ballot tells about the text behind it |
 //!
 //! The scoring rules themselves are [`fedprune_mask::score`]: they are functions of weights and norms that an
 //! auditor without this crate can evaluate too.
 
 #![forbid(unsafe_code)]
 
+pub mod disclosure;
 pub mod error;
 pub mod journal;
 pub mod local;
@@ -22,5 +24,5 @@ pub mod pass;
 
 pub use error::PruneError;
 pub use journal::Journal;
-pub use local::{LocalOutcome, LocalPass, Recipe, forget_data_free, local_pass};
+pub use local::{LocalOutcome, LocalPass, Recipe, forget_data_free, local_pass, windows_digest};
 pub use pass::{BlockPass, Measured, Progress, Stage, check_finite};

@@ -43,6 +43,7 @@ impl Recipe {
                 let weights = checkpoint.matrix(index);
                 let keys = self
                     .pruner
+                    .with(norms)
                     .keys(weights, norms)
                     .map_err(|source| PruneError::Width { tensor: layout.matrices()[index].name.clone(), source })?;
                 masks.push(select(weights, &*keys, self.group, self.sparsity));
@@ -66,14 +67,21 @@ pub struct LocalPass<'a> {
     pub data_free: &'a [(u32, Tap)],
 }
 
-/// Replaces the norms of one block's `data_free` taps by equal ones, under which Wanda prunes by magnitude.
+/// Replaces the norms of one block's `data_free` taps: by equal ones, under which Wanda prunes by magnitude, and for other
+/// pruners by none at all, which says the same ([`Pruner::with`]) and costs a ballot more bytes.
 ///
 /// `norms` has one vector for each tap of the block, in layout order.
-pub fn forget_data_free(layout: &Layout, block: usize, data_free: &[(u32, Tap)], norms: &mut [NormVector]) {
+pub fn forget_data_free(
+    layout: &Layout,
+    block: usize,
+    pruner: Pruner,
+    data_free: &[(u32, Tap)],
+    norms: &mut [NormVector],
+) {
     for (range, norms) in taps_of(layout, block).zip(norms) {
         let first = &layout.matrices()[range.start];
         if data_free.contains(&(first.block, first.tap)) {
-            let ones = vec![1.0; first.columns as usize];
+            let ones = vec![1.0; if pruner == Pruner::WANDA { first.columns as usize } else { 0 }];
             if let Ok(equal) = NormVector::from_sums(&ones, 1) {
                 *norms = equal;
             }
@@ -121,17 +129,17 @@ pub fn local_pass<'a>(
             while !pass.is_finished() {
                 let block = pass.block();
                 let known = journal.as_deref_mut().and_then(|journal| journal.take_block(block));
-                let of_block = match known {
+                let mut of_block = match known {
                     Some(of_block) => of_block,
                     None => {
-                        let mut of_block = pass.measure()?.norms;
-                        forget_data_free(layout, block, inputs.data_free, &mut of_block);
+                        let of_block = pass.measure()?.norms;
                         if let Some(journal) = journal.as_deref_mut() {
                             journal.append(block, &of_block)?;
                         }
                         of_block
                     }
                 };
+                forget_data_free(layout, block, recipe.pruner, inputs.data_free, &mut of_block);
                 pass.selecting();
                 let masks = recipe.block_masks(checkpoint, block, &of_block)?;
                 note(&masks);
@@ -152,19 +160,24 @@ pub fn local_pass<'a>(
     Ok(LocalOutcome { norms, mask_root: mask_root(layout.digest(), digests), pruned_weights })
 }
 
+/// Identifies calibration windows: BLAKE3 over the length of each and its tokens, little-endian.
+pub fn windows_digest(windows: &[Vec<u32>]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for window in windows {
+        hasher.update(&(window.len() as u64).to_le_bytes());
+        window.iter().for_each(|token| {
+            hasher.update(&token.to_le_bytes());
+        });
+    }
+    hasher.finalize().into()
+}
+
 impl LocalPass<'_> {
     /// Identifies this run to a journal: another model, text, recipe or device may not continue it.
     pub fn journal_key(&self, model: Digest) -> JournalKey {
-        let mut hasher = blake3::Hasher::new();
-        for window in self.windows {
-            hasher.update(&(window.len() as u64).to_le_bytes());
-            window.iter().for_each(|token| {
-                hasher.update(&token.to_le_bytes());
-            });
-        }
         JournalKey {
             model,
-            calibration: hasher.finalize().into(),
+            calibration: windows_digest(self.windows),
             recipe: match self.data_free {
                 [] => format!("{} {} {}", self.recipe.pruner, self.recipe.group, self.recipe.sparsity),
                 taps => format!("{} {} {} {taps:?}", self.recipe.pruner, self.recipe.group, self.recipe.sparsity),

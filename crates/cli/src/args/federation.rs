@@ -253,8 +253,12 @@ pub enum RoundCommand {
     New(Box<RoundNewOptions>),
     /// Show what a round says, and what to know before it is approved.
     Show(RoundShowOptions),
+    /// Compute the ballot, and see what it tells about the text behind it, before anything is sent.
+    Preview(Box<super::RoundPreviewOptions>),
     /// See what will leave the silo, and approve it: without, no node takes part.
     Approve(RoundApproveOptions),
+    /// List the approvals of a home, and check that none was changed or taken out.
+    Approvals(super::RoundApprovalsOptions),
 }
 
 /// `fedprune round new`
@@ -371,6 +375,15 @@ pub struct RoundApproveOptions {
     /// Approve without being asked.
     #[arg(long, short)]
     pub yes: bool,
+    /// Who approves, for the signed approval.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub person: String,
+    /// As what: data protection officer, head of research.
+    #[arg(long, value_name = "ROLE", default_value = "")]
+    pub role: String,
+    /// What this site allows [default: HOME/policy.toml, if there is one].
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
 }
 
 /// How many agreements.

@@ -20,6 +20,8 @@ pub mod federation;
 pub mod node;
 #[cfg(feature = "federation")]
 pub mod operator;
+#[cfg(feature = "federation")]
+pub mod preview;
 #[cfg(feature = "silo")]
 pub mod silo;
 #[cfg(feature = "study")]
@@ -51,6 +53,8 @@ pub use federation::{
 pub use node::{Log, NodeCommand, NodeRunOptions, NodeStatusOptions, NodeWatchOptions};
 #[cfg(feature = "federation")]
 pub use operator::{CompletionsOptions, InitOptions, ManOptions, NodeInstallOptions, PreflightOptions};
+#[cfg(feature = "federation")]
+pub use preview::{RoundApprovalsOptions, RoundPreviewOptions};
 #[cfg(feature = "federation")]
 pub use silo::ContributeOptions;
 #[cfg(feature = "silo")]

@@ -92,6 +92,9 @@ pub struct NodeRunOptions {
     /// Take the time to be so many milliseconds later, to test clocks that are wrong.
     #[arg(long, value_name = "MILLISECONDS", hide = true, default_value_t = 0, allow_negative_numbers = true)]
     pub clock_skew_ms: i64,
+    /// What this site allows [default: HOME/policy.toml, if there is one].
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
     /// Device and precision.
     #[command(flatten)]
     pub device: DeviceOptions,

@@ -14,11 +14,10 @@ use fedprune_checkpoint::Checkpoint;
 use fedprune_federation::round::{Ballots, BosRule, Round, Sampling as RoundSampling, Strategy};
 use fedprune_federation::{Consortium, Height};
 use fedprune_mask::ballot::{Ballot, Encodings, VoteHeader, encode_ballot};
-use fedprune_mask::score::Pruner;
 use fedprune_mask::weights::MatricesFrom;
-use fedprune_mask::{Layout, MatrixMask, NormVector, Tap};
+use fedprune_mask::{Digest, Layout, MatrixMask, NormVector, Tap};
 use fedprune_model::{Bos, Decoder, Sampling, Tokenizer, WindowRequest, Windows, calibration_windows};
-use fedprune_prune::{BlockPass, LocalPass, Recipe, forget_data_free, local_pass};
+use fedprune_prune::{BlockPass, LocalPass, Recipe, forget_data_free, local_pass, windows_digest};
 use serde::Serialize;
 
 use super::mask_compute::{journal_path, open_journal};
@@ -67,7 +66,21 @@ struct Silo<'a> {
     data_free: Vec<(u32, Tap)>,
     windows: Option<Windows>,
     decoder: Option<Decoder>,
+    /// Most heights, for which nobody is told.
+    quietly: Option<u32>,
     started: Instant,
+}
+
+/// A silo's ballot of height 0, and what it was made from.
+pub(super) struct FirstBallot {
+    pub path: PathBuf,
+    pub checkpoint: Checkpoint,
+    /// The layout of height 0.
+    pub layout: Layout,
+    /// None for a pruner that looks at no text.
+    pub windows: Option<Windows>,
+    /// Digest of the windows.
+    pub calibration: Option<Digest>,
 }
 
 /// Writes the ballots of a round.
@@ -75,6 +88,35 @@ struct Silo<'a> {
 /// # Errors
 /// What is wrong with documents, model or text. An unfinished run continues when repeated.
 pub fn run(options: &ContributeOptions, meter: &Meter) -> anyhow::Result<Done> {
+    let silo = open(options, meter)?;
+    let heights = silo.heights(meter)?;
+    Ok(Done { heights })
+}
+
+/// Writes the ballot of height 0 where the node will look for it, unless it is there; `is_stale` says of one that is there
+/// whether it is made again, given the digest of today's windows.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn first_ballot(
+    options: &ContributeOptions,
+    meter: &Meter,
+    is_stale: impl FnOnce(&Path, Option<Digest>) -> anyhow::Result<bool>,
+) -> anyhow::Result<FirstBallot> {
+    let mut silo = open(options, meter)?;
+    silo.quietly = Some(1);
+    let path = silo.ballot_path(0);
+    let calibration = silo.windows.as_ref().map(|windows| windows_digest(&windows.windows));
+    if path.symlink_metadata().is_ok() && is_stale(&path, calibration)? {
+        std::fs::remove_file(&path).with_context(|| format!("cannot remove `{}`", path.display()))?;
+    }
+    silo.heights(meter)?;
+    let layout = silo.round.layout_at(silo.checkpoint.layout(), Height(0))?;
+    Ok(FirstBallot { path, layout, windows: silo.windows, calibration, checkpoint: silo.checkpoint })
+}
+
+/// Reads documents, model and text.
+fn open<'a>(options: &'a ContributeOptions, meter: &Meter) -> anyhow::Result<Silo<'a>> {
     let started = Instant::now();
     options.device.limit_threads();
     let consortium = read_consortium(&options.consortium)?;
@@ -96,9 +138,6 @@ pub fn run(options: &ContributeOptions, meter: &Meter) -> anyhow::Result<Done> {
     }
     let recipe = Recipe { pruner: terms.pruner, group: terms.local_group, sparsity: terms.sparsity };
     let data_free: Vec<(u32, Tap)> = terms.data_free.iter().map(|named| (named.block, named.tap)).collect();
-    if !data_free.is_empty() && terms.pruner != Pruner::WANDA {
-        bail!("`data_free` with pruner {} is not supported yet; use pruner wanda or drop `data_free`", terms.pruner);
-    }
     let (mut windows, mut run_on) = (None, None);
     if let Some(calibration) = terms.calibration {
         if options.data.is_empty() {
@@ -127,12 +166,7 @@ pub fn run(options: &ContributeOptions, meter: &Meter) -> anyhow::Result<Done> {
         run_on = Some(decoder(&checkpoint, &options.device, sequence_tokens)?);
     }
     std::fs::create_dir_all(&options.out).with_context(|| format!("cannot create `{}`", options.out.display()))?;
-    let silo = Silo { options, round, checkpoint, recipe, data_free, windows, decoder: run_on, started };
-    let heights = match silo.round.terms().strategy {
-        Strategy::OneShot => silo.one_shot(meter)?,
-        Strategy::Iterative => silo.iterative(meter)?,
-    };
-    Ok(Done { heights })
+    Ok(Silo { options, round, checkpoint, recipe, data_free, windows, decoder: run_on, quietly: None, started })
 }
 
 fn read_consortium(path: &Path) -> anyhow::Result<Consortium> {
@@ -148,6 +182,14 @@ fn read_round(path: &Path, consortium: &Consortium) -> anyhow::Result<Round> {
 }
 
 impl Silo<'_> {
+    /// Writes the ballots; returns of how many heights.
+    fn heights(&self, meter: &Meter) -> anyhow::Result<u32> {
+        match self.round.terms().strategy {
+            Strategy::OneShot => self.one_shot(meter),
+            Strategy::Iterative => self.iterative(meter),
+        }
+    }
+
     fn ballot_path(&self, height: u32) -> PathBuf {
         self.options.out.join(format!("height-{height:04}.ballot"))
     }
@@ -197,6 +239,9 @@ impl Silo<'_> {
 
     /// Says that a ballot is there.
     fn announce(&self, height: u32) -> anyhow::Result<()> {
+        if self.quietly.is_some() {
+            return Ok(());
+        }
         let ballot = self.ballot_path(height);
         let ballot_bytes =
             std::fs::metadata(&ballot).with_context(|| format!("cannot read `{}`", ballot.display()))?.len();
@@ -264,7 +309,7 @@ impl Silo<'_> {
                 let norms = match &mut pass {
                     Some(pass) => {
                         let mut norms = pass.measure()?.norms;
-                        forget_data_free(layout, block, &self.data_free, &mut norms);
+                        forget_data_free(layout, block, self.recipe.pruner, &self.data_free, &mut norms);
                         norms
                     }
                     None => block_layout.taps().iter().map(|_| NormVector::default()).collect(),
@@ -272,6 +317,9 @@ impl Silo<'_> {
                 self.write(height, &block_layout, first, &norms)?;
             }
             self.announce(height)?;
+            if self.quietly.is_some_and(|most| height + 1 >= most) {
+                return Ok(height + 1);
+            }
             let Some(path) = next_line(&mut masks)? else { return Ok(height + 1) };
             if let Some(pass) = &mut pass {
                 pass.advance(&self.agreed_masks(&path, &block_layout, first)?)?;

@@ -244,12 +244,13 @@ impl Home {
 
 /// What is said of a key that is of no member.
 fn stranger(file: &Path, key: &VerifyingKey, consortium: &Consortium) -> anyhow::Error {
-    anyhow::anyhow!(
+    Membership(format!(
         "the key of `{}`, {key}, is of no member of `{}`; its members are {}",
         file.display(),
         consortium.name(),
         names(consortium.members())
-    )
+    ))
+    .into()
 }
 
 /// What is said of a key that is of no member, in a consortium that has changed.
@@ -267,11 +268,12 @@ fn former(file: &Path, key: &VerifyingKey, consortium: &Ratified, home: &Path) -
     } else {
         format!("`{name}` is no member since; the members are {}", names(consortium.members()))
     };
-    anyhow::anyhow!(
+    Membership(format!(
         "the key of `{}`, {key}, was that of `{name}` until change {change} of the consortium ({}), and {since}",
         file.display(),
         left.id().0.short()
-    )
+    ))
+    .into()
 }
 
 /// A node whose own key is not there cannot start, which is better known beforehand.

@@ -54,17 +54,27 @@ pub mod testnet;
 pub mod watch;
 
 #[cfg(feature = "federation")]
+mod approvals;
+#[cfg(feature = "federation")]
 mod home;
 #[cfg(feature = "silo")]
 mod mask_file;
 #[cfg(feature = "silo")]
 mod model_card;
 #[cfg(feature = "federation")]
+mod node_gate;
+#[cfg(feature = "federation")]
 mod peer_id;
 #[cfg(feature = "silo")]
 mod recipe;
 #[cfg(feature = "silo")]
 mod shared;
+#[cfg(feature = "federation")]
+mod site_policy;
+
+/// What the program exits with when this site's policy refuses.
+#[cfg(feature = "federation")]
+pub const REFUSED_BY_POLICY: u8 = 4;
 
 #[cfg(feature = "silo")]
 use shared::{content_digest, decoder, encode_error, sequence_tokens};

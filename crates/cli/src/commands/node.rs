@@ -11,6 +11,7 @@ use fedprune_node::storage::index::Index;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::approvals::{ApprovalFile, utc, who};
 use crate::args::{Format, NodeRunOptions, NodeStatusOptions};
 use crate::exit;
 use crate::files::{absolute, program, shell};
@@ -92,6 +93,7 @@ pub fn run_behind(
         program: std::env::current_exe().context("the system does not say where this program lies")?,
         version: ProgramName::new(concat!("fedprune ", env!("CARGO_PKG_VERSION")))
             .context("this program's version cannot be told to others")?,
+        gate: Some(super::node_gate::gate(options)?),
         fail_at: options.fail_at,
         clock_skew_ms: options.clock_skew_ms,
     };
@@ -144,6 +146,9 @@ pub struct StatusReport {
     /// What the index of the round holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     held: Option<Held>,
+    /// What was approved, as the file says; `round approvals` checks it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval: Option<fedprune_federation::Approval>,
 }
 
 /// How much a node has of a round.
@@ -185,7 +190,9 @@ pub fn status(options: &NodeStatusOptions) -> anyhow::Result<StatusReport> {
         certificates: index.certificates,
         evidence: index.evidence,
     });
-    Ok(StatusReport { status, held })
+    let approval = ApprovalFile::read(folder.folder()).ok().flatten();
+    let approval = approval.and_then(|file| file.signed).map(|signed| signed.approval);
+    Ok(StatusReport { status, held, approval })
 }
 
 impl StatusReport {
@@ -227,6 +234,13 @@ impl StatusReport {
         for (member, program) in &status.other_programs {
             let theirs = program.as_deref().unwrap_or("a program that does not tell its version");
             rows.push(("other program", format!("{member}: {theirs}; here {}, of the same protocol", status.program)));
+        }
+        if let Some(approval) = &self.approval {
+            let ballot = match approval.ballot {
+                Some(ballot) => format!("ballot {}", ballot.short()),
+                None => "the round, and no ballot by name".to_owned(),
+            };
+            rows.push(("approved", format!("{ballot}, by {}, {} UTC", who(approval), utc(approval.approved_unix_ms))));
         }
         if !status.shut_out.is_empty() {
             let named: Vec<String> = status.shut_out.iter().map(|(name, why)| format!("{name}, for {why}")).collect();

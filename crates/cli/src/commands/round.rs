@@ -4,7 +4,11 @@ mod approve;
 mod document;
 mod model;
 mod preview;
+mod silo_preview;
 mod terms;
 
-pub use approve::{ApprovalReport, approve};
+pub(super) use approve::refused;
+pub use approve::{ApprovalReport, ApprovalsReport, approvals, approve};
 pub use document::{RoundReport, new, show};
+pub use silo_preview::{PreviewReport, preview};
+pub(super) use silo_preview::{Record, previewed};

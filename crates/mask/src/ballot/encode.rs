@@ -78,7 +78,8 @@ pub type Sink<'s, E> = dyn FnMut(&[u8]) -> Result<(), E> + 's;
 
 /// Writes the ballot of one silo.
 ///
-/// `norms` has one vector for each tap of the layout, and is ignored for a data-free pruner. Weights are
+/// `norms` has one vector for each tap of the layout, and is ignored for a data-free pruner; a tap with an empty one is
+/// pruned by magnitude, and carried as its mask. Weights are
 /// read only for taps that may be written as thresholds or bitmaps, in layout order (again for large bitmaps, if
 /// thresholds were possible), and are given back through [`MatrixSource::done_with`].
 ///
@@ -101,11 +102,14 @@ pub fn encode_ballot<E>(
     }
     let kind_of = |tap: usize| layout.matrices()[layout.taps()[tap].start].tap;
     let norms_of = |tap: usize| if uses_norms { &norms[tap] } else { &no_norms };
+    // what a ballot says by norms, and its reader scores by them
+    let by_norms = |tap: usize| !uses_norms || !norms[tap].is_empty();
     let mask_of = |tap: usize, index: usize| -> Result<MatrixMask, BallotError> {
         let matrix = &layout.matrices()[index];
         let view = weights.matrix(index);
         check_shape(matrix, view.rows(), view.columns())?;
-        let mask = derive_mask(header.pruner, header.group, header.sparsity, view, norms_of(tap))
+        let pruner = header.pruner.with(norms_of(tap));
+        let mask = derive_mask(pruner, header.group, header.sparsity, view, norms_of(tap))
             .map_err(|source| BallotError::Derive { matrix: matrix.name.clone(), source });
         weights.done_with(index);
         mask
@@ -114,7 +118,7 @@ pub fn encode_ballot<E>(
         let matrix = &layout.matrices()[index];
         let view = weights.matrix(index);
         check_shape(matrix, view.rows(), view.columns())?;
-        let gaps = derive_gaps(header.pruner, header.sparsity, view, norms_of(tap))
+        let gaps = derive_gaps(header.pruner.with(norms_of(tap)), header.sparsity, view, norms_of(tap))
             .map_err(|source| BallotError::Derive { matrix: matrix.name.clone(), source });
         weights.done_with(index);
         gaps
@@ -127,7 +131,8 @@ pub fn encode_ballot<E>(
     let mut all_norms = None;
     let mut bytes_a_norm = (0, 1);
     if encodings == Encodings::Auto && uses_norms {
-        let section = norm_section::encode(norms.iter().enumerate().map(|(tap, norms)| (kind_of(tap), norms)));
+        let there = norms.iter().enumerate().filter(|(_, norms)| !norms.is_empty());
+        let section = norm_section::encode(there.map(|(tap, norms)| (kind_of(tap), norms)));
         bytes_a_norm = (section.len() as u64, norms.iter().map(|norms| norms.len() as u64).sum::<u64>().max(1));
         all_norms = Some(section);
     }
@@ -136,7 +141,7 @@ pub fn encode_ballot<E>(
         let columns: u64 = layout.matrices()[range.clone()].iter().map(|matrix| u64::from(matrix.columns)).sum();
         // what norms cost here; of those that a pruner does not need, nothing
         let mut smallest = u64::MAX;
-        if encodings == Encodings::Auto {
+        if encodings == Encodings::Auto && by_norms(tap) {
             choices[tap] = Choice::Norms;
             let own = if uses_norms { norms[tap].len() as u64 } else { 0 };
             smallest = (own * bytes_a_norm.0).div_ceil(bytes_a_norm.1);
@@ -156,7 +161,8 @@ pub fn encode_ballot<E>(
                 (smallest, choices[tap]) = (bytes, Choice::Thresholds);
             }
         }
-        if (encodings == Encodings::Auto || gaps.is_some()) && packed_bytes <= 2 * smallest {
+        let rivals = encodings == Encodings::Auto && by_norms(tap) || gaps.is_some();
+        if rivals && packed_bytes <= smallest.saturating_mul(2) {
             let mut sections = Vec::new();
             for index in range.clone() {
                 sections.extend(bitmap_section::encode(&mask_of(tap, index)?, &mut squeezer));
@@ -175,11 +181,11 @@ pub fn encode_ballot<E>(
     head.extend((0..layout.taps().len()).map(|tap| encoding_of(tap) as u8));
     let mut written = EncodedBytes { header: head.len() as u64, ..EncodedBytes::default() };
     sink(&head).map_err(EncodeError::Caller)?;
-    let by_norms: Vec<usize> = (0..layout.taps().len()).filter(|&tap| encoding_of(tap) == Encoding::Norms).collect();
-    if uses_norms && !by_norms.is_empty() {
+    let carried: Vec<usize> = (0..layout.taps().len()).filter(|&tap| encoding_of(tap) == Encoding::Norms).collect();
+    if uses_norms && !carried.is_empty() {
         let section = match all_norms {
-            Some(section) if by_norms.len() == norms.len() => section,
-            _ => norm_section::encode(by_norms.iter().map(|&tap| (kind_of(tap), &norms[tap]))),
+            Some(section) if carried.len() == norms.len() => section,
+            _ => norm_section::encode(carried.iter().map(|&tap| (kind_of(tap), &norms[tap]))),
         };
         written.norms += section.len() as u64;
         sink(&section).map_err(EncodeError::Caller)?;
@@ -321,7 +327,7 @@ fn check_widths(layout: &Layout, norms: &[NormVector]) -> Result<(), BallotError
     }
     for (norms, range) in norms.iter().zip(layout.taps()) {
         let matrix = &layout.matrices()[range.start];
-        if norms.len() != matrix.columns as usize {
+        if !norms.is_empty() && norms.len() != matrix.columns as usize {
             let source = crate::score::WidthError::new(norms.len(), matrix.columns as usize).into();
             return Err(BallotError::Derive { matrix: matrix.name.clone(), source });
         }

@@ -167,6 +167,37 @@ fn the_smallest_encoding_wins() {
     assert_eq!((encoded.norms, encoded.bitmaps), (0, 0), "a function of the weights alone");
 }
 
+/// A tap without norms is pruned by magnitude whatever the pruner, and the ballot says so by its mask.
+#[test]
+fn a_tap_without_norms_is_carried_as_its_magnitude_mask() {
+    let weights = weights();
+    for pruner in [Pruner::WANDA, Pruner::RIA] {
+        for (group, encodings) in [("row", Encodings::Auto), ("layer", Encodings::Auto), ("2:4", Encodings::MaskOnly)] {
+            let header = vote(&weights.layout, pruner, group);
+            let mut norms = norms(&weights.layout);
+            norms[0] = NormVector::default();
+            let mut bytes = Vec::new();
+            let mut sink = |part: &[u8]| {
+                bytes.extend_from_slice(part);
+                Ok::<_, Infallible>(())
+            };
+            let written = encode_ballot(&header, &weights.layout, &norms, encodings, &weights, &mut sink).unwrap();
+            let ballot = Ballot::parse(&bytes, &weights.layout).unwrap();
+            assert_eq!(ballot.encoded_bytes(), written);
+            assert_ne!(ballot.encoding(0), Encoding::Norms, "{pruner} {group}");
+            for index in 0..2 {
+                let view = weights.matrix(index);
+                let by_magnitude =
+                    derive_mask(Pruner::MAGNITUDE, header.group, header.sparsity, view, &NormVector::default())
+                        .unwrap();
+                assert_eq!(ballot.mask(index, view).unwrap(), by_magnitude, "{pruner} {group}");
+            }
+            let by_norms = derive_mask(pruner, header.group, header.sparsity, weights.matrix(2), &norms[1]).unwrap();
+            assert_eq!(ballot.mask(2, weights.matrix(2)).unwrap(), by_norms);
+        }
+    }
+}
+
 /// The wire, pinned: what a peer with the same inputs must write, byte for byte.
 #[test]
 fn bytes_are_pinned() {

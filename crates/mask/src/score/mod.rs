@@ -127,6 +127,12 @@ impl Pruner {
         PRUNERS[usize::from(self.0)]
     }
 
+    /// The rule by which a tap with these norms is scored: this one, or magnitude where it needs norms and there are none,
+    /// which is how a silo says that it pruned a tap without data.
+    pub fn with(self, norms: &NormVector) -> Pruner {
+        if norms.is_empty() && self.scorer().uses_norms() { Self::MAGNITUDE } else { self }
+    }
+
     /// Keys of one matrix.
     ///
     /// # Errors

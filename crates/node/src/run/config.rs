@@ -1,9 +1,11 @@
 //! What a node is told when it starts.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fedprune_federation::RoundId;
+use fedprune_federation::{Height, PolicyRefusal, RoundId};
+use fedprune_mask::{Digest, Layout};
 use libp2p::Multiaddr;
 
 use crate::network::{Options, ProgramName};
@@ -65,10 +67,34 @@ pub struct NodeConfig {
     pub program: PathBuf,
     /// What that program calls itself, with its version; told to other members.
     pub version: ProgramName,
+    /// Asked before this member signs a ballot of its own.
+    pub gate: Option<Gate>,
     /// For tests of recovery: die here, as if by power loss.
     pub fail_at: Option<FailPoint>,
     /// For tests of clocks that are wrong: how far this one is ahead, in milliseconds.
     pub clock_skew_ms: i64,
+}
+
+/// A ballot that this member is about to sign.
+pub struct OwnBallot<'a> {
+    /// Of which height.
+    pub height: Height,
+    /// BLAKE3 of its bytes.
+    pub digest: Digest,
+    /// As they are stored, and would be sent.
+    pub bytes: &'a [u8],
+    /// The layout of that height.
+    pub layout: &'a Layout,
+}
+
+/// Says whether a ballot may leave this site. It must not depend on the network, and may take its time.
+#[derive(Clone)]
+pub struct Gate(pub Arc<dyn Fn(&OwnBallot<'_>) -> Result<(), PolicyRefusal> + Send + Sync>);
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gate(…)")
+    }
 }
 
 impl NodeConfig {

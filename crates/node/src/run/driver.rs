@@ -406,8 +406,16 @@ impl<'a> Driver<'a> {
     }
 
     fn import(&self, height: Height, path: PathBuf) {
-        let blobs = Arc::clone(&self.parts.blobs);
-        self.spawn(move || Work::Imported { height, result: blobs.import_file(&path).map_err(NodeError::from) });
+        let (blobs, model) = (Arc::clone(&self.parts.blobs), Arc::clone(&self.parts.model));
+        let gate = self.parts.config.gate.clone();
+        self.spawn(move || {
+            let imported = blobs.import_file(&path).map_err(NodeError::from);
+            let result = imported.and_then(|(body, bytes)| {
+                // asked about the bytes in the store, which are those that would be sent
+                model.ask(gate.as_ref(), &blobs, height, body).map(|()| (body, bytes))
+            });
+            Work::Imported { height, result }
+        });
     }
 
     /// Tells the contributing process which masks were agreed on.

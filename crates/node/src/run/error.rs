@@ -105,6 +105,9 @@ pub enum NodeError {
     /// The transcript was not written.
     #[error("the transcript was not written")]
     Transcript(#[from] fedprune_audit::transcript::WriteError),
+    /// A ballot that may not leave.
+    #[error("this silo's ballot was not signed and does not leave")]
+    Refused(#[source] fedprune_federation::PolicyRefusal),
     /// A thread was lost.
     #[error("a worker thread ended unexpectedly: {0}")]
     Worker(String),

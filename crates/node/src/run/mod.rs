@@ -44,7 +44,7 @@ use libp2p::Multiaddr;
 use libp2p::metrics::Registry;
 use tokio::sync::watch;
 
-pub use config::{DEFAULT_LINGER, FailPoint, NodeConfig, ParseFailPointError};
+pub use config::{DEFAULT_LINGER, FailPoint, Gate, NodeConfig, OwnBallot, ParseFailPointError};
 pub use driver::Ending;
 pub use error::NodeError;
 pub use events::NodeEvent;

@@ -18,6 +18,8 @@ use fedprune_mask::tally::{Tally, TallyError, Voter, encode_tally};
 use fedprune_mask::weights::{MatricesFrom, MatrixSource};
 use fedprune_mask::{Ballot, Digest, Layout, WeightsView};
 
+use super::config::{Gate, OwnBallot};
+use super::error::NodeError;
 use crate::storage::blobs::{BlobError, BlobStore, Mapped};
 use crate::storage::fs::{self, FileError};
 
@@ -139,6 +141,20 @@ impl RoundModel {
         let weights = Releasing { weights, bodies: std::slice::from_ref(&body) };
         let validated = validate(header, &ballot, &self.round, self.checkpoint.layout(), &weights);
         Ok(validated.map_err(|error: InvalidBallot| chain(&error)))
+    }
+
+    /// Asks whether a ballot of our own may be signed.
+    pub(super) fn ask(
+        &self,
+        gate: Option<&Gate>,
+        blobs: &BlobStore,
+        height: Height,
+        digest: Digest,
+    ) -> Result<(), NodeError> {
+        let Some(gate) = gate else { return Ok(()) };
+        let (layout, _) = self.at(height)?;
+        let body = blobs.open_mapped(&digest)?;
+        (gate.0)(&OwnBallot { height, digest, bytes: &body, layout }).map_err(NodeError::Refused)
     }
 
     /// Counts ballots that were found valid. Of an iterative round the mask is kept, for the next height.

@@ -26,6 +26,12 @@ const SILOS: &[(&str, &[u8])] = bundled!(
 );
 const HELD_OUT: &[(&str, &[u8])] = bundled!("held_out.txt");
 
+/// The bundled texts: novels and speeches in English, in the public domain.
+pub(in crate::commands) fn public_text() -> impl Iterator<Item = &'static str> {
+    // they are text, as their build showed
+    HELD_OUT.iter().chain(SILOS).filter_map(|(_, contents)| std::str::from_utf8(contents).ok())
+}
+
 /// Writes everything below `folder`; returns each silo's name and text.
 pub(in crate::commands) fn unpack(folder: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
     for subfolder in ["model", "silos"] {

@@ -1,42 +1,36 @@
 //! `fedprune round approve`: an operator sees what will leave the silo, and says yes.
 //!
 //! A node takes part in a round only where `HOME/rounds/<round id>/` holds `round.toml` and an `approval.json` that
-//! names this id. The document is written first, so that an approval never stands alone.
+//! names this id. The document is written first, so that an approval never stands alone. The approval is signed with the
+//! member's key and kept in the home's log; where a preview was made, it names the ballot that the preview showed, and
+//! the node signs no other.
 
 use std::io::{BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use fedprune_federation::{ConsortiumId, RoundId};
-use serde::{Deserialize, Serialize};
+use fedprune_federation::policy::{BallotFacts, Refused as Refusals};
+use fedprune_federation::{Approval, ConsortiumId, Policy, RoundId, SignedApproval};
+use fedprune_mask::Digest;
+use serde::Serialize;
 
 use super::document::warnings;
 use super::model::open;
 use super::preview::Preview;
+use super::silo_preview::{Record, previewed};
 use super::terms::TermsReport;
-use crate::args::RoundApproveOptions;
-use crate::commands::home::{Home, read_round};
+use crate::args::{RoundApprovalsOptions, RoundApproveOptions};
+use crate::commands::approvals::{ApprovalFile, append, head, log_path, read_log, utc, who};
+use crate::commands::home::{Home, key_path, read_round, read_signing_key};
+use crate::commands::site_policy::SitePolicy;
 use crate::exit::Refused;
-use crate::files::{program, read_small, replace_document, shell, sync_folder};
-use crate::output::{facts, tame};
+use crate::files::{program, replace_document, shell, sync_folder};
+use crate::output::{count, facts, table, tame};
 use crate::progress::Meter;
 
-/// Most bytes of an `approval.json`; ours have about 300.
-const MAX_APPROVAL_BYTES: usize = 4096;
 /// Most bytes of an answer; more is no answer.
 const MAX_ANSWER_BYTES: u64 = 64;
-
-/// `approval.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Approval {
-    round: RoundId,
-    consortium: ConsortiumId,
-    /// Milliseconds since 1970 by this machine's clock.
-    approved_unix_ms: u64,
-    /// What wrote it.
-    program: String,
-}
 
 /// The answer of `fedprune round approve`.
 #[derive(Debug, Serialize)]
@@ -53,8 +47,14 @@ pub struct ApprovalReport {
     approved_unix_ms: u64,
     /// Whether it was approved before, and nothing was done now.
     already: bool,
+    /// What was signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval: Option<Approval>,
     terms: TermsReport,
     preview: Preview,
+    /// What `round preview` found, if it was run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previewed: Option<Record>,
     warnings: Vec<String>,
     #[serde(skip)]
     model: Option<PathBuf>,
@@ -73,11 +73,16 @@ pub fn approve(options: &RoundApproveOptions, meter: &Meter) -> anyhow::Result<A
     let home = Home::open(&options.home)?;
     let consortium = home.consortium.consortium();
     let (round, text) = read_round(&options.round, consortium)?;
+    let site = SitePolicy::find(&home.folder, options.policy.as_deref())?;
+    if let Some(site) = &site {
+        site.heed(site.policy.check_round(round.terms(), consortium))?;
+    }
     let model = match &options.model {
         Some(model) => Some(open(model, &round, meter)?),
         None => None,
     };
     let folder = home.folder.join("rounds").join(round.id().to_string());
+    let preview = previewed(&folder)?;
     let layout = model.as_ref().map(|(checkpoint, heights)| (checkpoint.layout(), *heights));
     let mut report = ApprovalReport {
         round: round.id(),
@@ -88,16 +93,47 @@ pub fn approve(options: &RoundApproveOptions, meter: &Meter) -> anyhow::Result<A
         folder,
         approved_unix_ms: 0,
         already: false,
+        approval: None,
         terms: TermsReport::of(round.terms(), consortium),
         preview: Preview::of(&round, &home.consortium, layout),
+        previewed: preview.as_ref().map(|(record, _)| record.clone()),
         warnings: [home.warnings.clone(), warnings(&round, consortium)].concat(),
         model: options.model.clone(),
         seen: false,
     };
-    if let Some(approval) = earlier(&report)? {
-        report.already = true;
-        report.approved_unix_ms = approval.approved_unix_ms;
-        return Ok(report);
+    let key = read_signing_key(&key_path(&home.folder))?;
+    let wanted = Approval {
+        round: round.id(),
+        consortium: consortium.id(),
+        member: home.member,
+        ballot: preview.as_ref().map(|(record, _)| record.ballot),
+        calibration: preview.as_ref().and_then(|(record, _)| record.calibration),
+        preview: preview.as_ref().map(|(_, digest)| *digest),
+        policy: site.as_ref().map(|site| site.policy.digest()),
+        approved_unix_ms: 0,
+        person: options.person.clone(),
+        role: options.role.clone(),
+        program: format!("fedprune {}", env!("CARGO_PKG_VERSION")),
+        previous: None,
+    };
+    wanted.check()?;
+    if let Some(file) = ApprovalFile::read(&report.folder)?
+        && report.folder.join("round.toml").exists()
+        && (file.round, file.consortium) == (report.round, report.consortium_id)
+    {
+        let earlier = file.checked(round.id(), &key.verifying_key())?;
+        if covers(earlier, &wanted) {
+            if let Some(site) = &site {
+                heed(site, earlier, preview.as_ref().map(|(record, _)| record), options, &round_name(options))?;
+            }
+            report.already = true;
+            report.approved_unix_ms = file.approved_unix_ms;
+            report.approval = earlier.cloned();
+            return Ok(report);
+        }
+    }
+    if let Some(site) = &site {
+        heed(site, Some(&wanted), preview.as_ref().map(|(record, _)| record), options, &round_name(options))?;
     }
     if !options.yes {
         if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
@@ -115,8 +151,75 @@ pub fn approve(options: &RoundApproveOptions, meter: &Meter) -> anyhow::Result<A
         }
         report.seen = true;
     }
-    report.approved_unix_ms = write(&report, &text)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("this machine's clock is before 1970")?;
+    let wanted = Approval { approved_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX), ..wanted };
+    report.approved_unix_ms = wanted.approved_unix_ms;
+    let signed = write(&report, &text, |home| append(home, wanted, &key))?;
+    report.approval = Some(signed.approval);
     Ok(report)
+}
+
+/// Whether an earlier approval says all that is wanted now, so that there is nothing to be asked.
+fn covers(earlier: Option<&Approval>, wanted: &Approval) -> bool {
+    let Some(earlier) = earlier else {
+        // one without signature, of an older program, is one of the round and no more
+        return wanted.ballot.is_none()
+            && wanted.policy.is_none()
+            && wanted.person.is_empty()
+            && wanted.role.is_empty();
+    };
+    let named = |was: &str, is: &str| is.is_empty() || was == is;
+    // of a ballot that was approved, a preview that is gone takes nothing back
+    (wanted.preview.is_none() || earlier.preview == wanted.preview)
+        && earlier.policy == wanted.policy
+        && named(&earlier.person, &wanted.person)
+        && named(&earlier.role, &wanted.role)
+}
+
+/// Asks the policy about everything that is approved.
+fn heed(
+    site: &SitePolicy,
+    approval: Option<&Approval>,
+    preview: Option<&Record>,
+    options: &RoundApproveOptions,
+    round: &str,
+) -> anyhow::Result<()> {
+    let mut refused = preview.map(|record| refused(&site.policy, record)).unwrap_or_default();
+    refused.extend(site.policy.check_approval(approval, None));
+    let missing = site.policy.requires_preview() && preview.is_none();
+    if missing && refused.is_empty() {
+        refused.extend(site.policy.missing_preview());
+    }
+    site.heed(refused).with_context(|| {
+        if missing {
+            format!(
+                "no preview was made of round {round}; make one: {} round preview {} --home {} --model DIR --data PATH",
+                program(),
+                shell(&options.round),
+                shell(&options.home)
+            )
+        } else {
+            format!("round {round} is not approved, and nothing was written")
+        }
+    })
+}
+
+/// What the policy refuses of what a preview found.
+pub(in crate::commands) fn refused(policy: &Policy, record: &Record) -> Vec<Refused> {
+    let mut refused = policy.check_ballot(BallotFacts {
+        bytes: record.ballot_bytes,
+        encodings: &record.encodings(),
+        calibration_tokens: record.calibration_tokens,
+    });
+    if let Some(attack) = &record.attack {
+        refused.extend(policy.check_recovered(attack.recovered, attack.distinct));
+    }
+    refused
+}
+
+/// How messages name the round.
+fn round_name(options: &RoundApproveOptions) -> String {
+    format!("`{}`", options.round.display())
 }
 
 /// Shows `text` and asks; only y and yes are a yes.
@@ -129,37 +232,90 @@ fn ask(text: &str, input: &mut dyn BufRead, output: &mut dyn Write) -> anyhow::R
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-/// An approval of this very round that is there already, document and all.
-fn earlier(report: &ApprovalReport) -> anyhow::Result<Option<Approval>> {
-    let path = report.folder.join("approval.json");
-    if !path.exists() || !report.folder.join("round.toml").exists() {
-        return Ok(None);
-    }
-    let bytes = read_small(&path, MAX_APPROVAL_BYTES)?;
-    let approval: Option<Approval> = serde_json::from_slice(&bytes).ok();
-    Ok(approval.filter(|approval| approval.round == report.round && approval.consortium == report.consortium_id))
-}
-
-/// Writes the round's document, then the approval. Returns its time.
-fn write(report: &ApprovalReport, text: &str) -> anyhow::Result<u64> {
+/// Writes the round's document, then the log, then the approval.
+fn write(
+    report: &ApprovalReport,
+    text: &str,
+    sign: impl FnOnce(&Path) -> anyhow::Result<SignedApproval>,
+) -> anyhow::Result<SignedApproval> {
     let folder = &report.folder;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder `{}`", folder.display()))?;
     for parent in folder.ancestors().take(3) {
         sync_folder(parent);
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("this machine's clock is before 1970")?;
-    let approval = Approval {
+    replace_document(&folder.join("round.toml"), text.as_bytes())?;
+    let signed = sign(&report.home)?;
+    let file = ApprovalFile {
         round: report.round,
         consortium: report.consortium_id,
-        approved_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
-        program: format!("fedprune {}", env!("CARGO_PKG_VERSION")),
+        approved_unix_ms: report.approved_unix_ms,
+        program: signed.approval.program.clone(),
+        signed: Some(signed.clone()),
     };
-    replace_document(&folder.join("round.toml"), text.as_bytes())?;
-    replace_document(
-        &folder.join("approval.json"),
-        format!("{}\n", serde_json::to_string_pretty(&approval)?).as_bytes(),
-    )?;
-    Ok(approval.approved_unix_ms)
+    file.write(folder)?;
+    Ok(signed)
+}
+
+/// The answer of `fedprune round approvals`.
+#[derive(Debug, Serialize)]
+pub struct ApprovalsReport {
+    member: String,
+    #[serde(serialize_with = "crate::output::lossy::path")]
+    log: PathBuf,
+    approvals: Vec<Approval>,
+    /// What a copy kept elsewhere is compared with: the digest of the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head: Option<Digest>,
+}
+
+crate::report!(ApprovalsReport);
+
+/// Lists the approvals of a home; every signature and link is checked.
+///
+/// # Errors
+/// Naming the line of the log that was changed, or before which one is missing.
+pub fn approvals(options: &RoundApprovalsOptions) -> anyhow::Result<ApprovalsReport> {
+    let home = Home::open(&options.home)?;
+    let key = read_signing_key(&key_path(&home.folder))?.verifying_key();
+    let log = read_log(&home.folder, &key)?;
+    Ok(ApprovalsReport {
+        member: home.name().to_owned(),
+        log: log_path(&home.folder),
+        head: head(&log),
+        approvals: log.into_iter().map(|signed| signed.approval).collect(),
+    })
+}
+
+impl ApprovalsReport {
+    fn text(&self) -> String {
+        let Some(head) = self.head else { return format!("no approvals in `{}`", self.log.display()) };
+        let short = |digest: Option<Digest>| digest.map_or_else(|| "–".to_owned(), |digest| digest.short().to_string());
+        let rows: Vec<Vec<String>> = self
+            .approvals
+            .iter()
+            .map(|approval| {
+                vec![
+                    approval.round.0.short().to_string(),
+                    utc(approval.approved_unix_ms),
+                    short(approval.ballot),
+                    short(approval.preview),
+                    who(approval),
+                ]
+            })
+            .collect();
+        format!(
+            "{}\n{}",
+            table(&["round", "approved (UTC)", "ballot", "preview", "by"], &rows),
+            facts(&[
+                ("signed by", self.member.clone()),
+                (
+                    "log",
+                    format!("{}: {} in all, none changed or missing", self.log.display(), count(rows.len() as u64))
+                ),
+                ("its head", head.to_string()),
+            ])
+        )
+    }
 }
 
 impl ApprovalReport {
@@ -171,7 +327,11 @@ impl ApprovalReport {
         ];
         rows.extend(self.terms.facts());
         let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {}", tame(warning))).collect();
-        format!("{}\n{}{warnings}\n", facts(&rows), self.preview.text())
+        let previewed = match &self.previewed {
+            Some(record) => previewed_text(record),
+            None => String::new(),
+        };
+        format!("{}\n{}{previewed}{warnings}\n", facts(&rows), self.preview.text())
     }
 
     fn text(&self) -> String {
@@ -181,12 +341,43 @@ impl ApprovalReport {
         let data = if self.terms.reads_text() { " --data TEXT" } else { "" };
         format!(
             "{before}{}\nnext: {} node run --home {} --round {} --model {model}{data}",
-            facts(&[(done, self.folder.join("approval.json").display().to_string())]),
+            facts(&self.done(done)),
             program(),
             shell(&self.home),
             self.round,
         )
     }
+}
+
+impl ApprovalReport {
+    fn done(&self, done: &'static str) -> Vec<(&'static str, String)> {
+        let mut rows = vec![(done, self.folder.join("approval.json").display().to_string())];
+        if let Some(approval) = &self.approval {
+            let ballot = match approval.ballot {
+                Some(ballot) => format!("this node signs no ballot but {ballot}"),
+                None => "of the round; no preview was made, so that it names no ballot".to_owned(),
+            };
+            rows.push(("signed", ballot));
+        }
+        rows
+    }
+}
+
+/// What a preview found, in a few lines.
+fn previewed_text(record: &Record) -> String {
+    let found = match &record.attack {
+        Some(attack) => format!(
+            "recovers {} of the {} different tokens of the text ({} by frequency alone)",
+            attack.recovered, attack.distinct, attack.baseline
+        ),
+        None => "was not made: nothing in this ballot that it reads depends on the text".to_owned(),
+    };
+    format!(
+        "the ballot that was previewed\n  {} bytes, {}, digest {}\n  The attack of the preview {found}.\n",
+        count(record.ballot_bytes),
+        record.encodings.join(" and "),
+        record.ballot
+    )
 }
 
 #[cfg(test)]

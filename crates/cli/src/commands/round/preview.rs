@@ -1,7 +1,7 @@
 //! What will leave a silo that takes part in a round, and what that tells about its text.
 
-use fedprune_federation::Ratified;
 use fedprune_federation::round::{Ballots, DataFree, Round, Scaling, Strategy, TallyBy};
+use fedprune_federation::{Ratified, wire};
 use fedprune_mask::{Group, Layout, Tap};
 use serde::Serialize;
 
@@ -15,7 +15,7 @@ const BITMAP_HEADER_BYTES: u64 = 16;
 #[derive(Debug, Serialize)]
 pub(super) struct Preview {
     /// Each kind of message that leaves.
-    sends: Vec<Message>,
+    pub sends: Vec<Message>,
     /// How large the ballots are, all heights together; known with the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     ballot_bytes: Option<BallotBytes>,
@@ -25,14 +25,27 @@ pub(super) struct Preview {
     #[serde(skip_serializing_if = "Option::is_none")]
     minimum_calibration_tokens: Option<u64>,
     /// Who gets it, and where it stays.
-    stays: Vec<String>,
+    pub stays: Vec<String>,
 }
 
 /// One kind of message.
 #[derive(Debug, Serialize)]
-struct Message {
-    what: &'static str,
-    says: String,
+pub(super) struct Message {
+    pub what: &'static str,
+    pub says: String,
+    /// Most bytes of one, where that does not depend on what happens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_most_bytes: Option<u64>,
+}
+
+impl Message {
+    /// What it says, and how large it is.
+    pub fn in_words(&self) -> String {
+        match self.at_most_bytes {
+            Some(most) => format!("{}; up to {} each", self.says, bytes(most)),
+            None => self.says.clone(),
+        }
+    }
 }
 
 /// Sizes of a silo's ballots, all heights together.
@@ -75,7 +88,7 @@ impl Preview {
         let terms = round.terms();
         let ballot_bytes = model.map(|(layout, heights)| BallotBytes::of(round, layout, heights));
         Self {
-            sends: sends(round, ballot_bytes),
+            sends: sends(round, ballot_bytes, consortium.members().len() as u64),
             ballot_bytes,
             reveals: reveals(round),
             minimum_calibration_tokens: terms.calibration.map(|calibration| calibration.minimum_calibration_tokens),
@@ -88,7 +101,7 @@ impl Preview {
         let mut text = "what will leave this silo\n".to_owned();
         let width = self.sends.iter().map(|message| message.what.chars().count()).max().unwrap_or(0);
         for message in &self.sends {
-            text.push_str(&format!("  {:<width$}  {}\n", message.what, tame(&message.says)));
+            text.push_str(&format!("  {:<width$}  {}\n", message.what, tame(&message.in_words())));
         }
         text.push_str("what it tells about its text\n");
         for line in &self.reveals {
@@ -108,7 +121,7 @@ impl Preview {
     }
 }
 
-fn sends(round: &Round, ballot_bytes: Option<BallotBytes>) -> Vec<Message> {
+fn sends(round: &Round, ballot_bytes: Option<BallotBytes>, members: u64) -> Vec<Message> {
     let terms = round.terms();
     let uses_norms = terms.pruner.scorer().uses_norms();
     let holds = match (terms.ballots, uses_norms) {
@@ -132,21 +145,26 @@ fn sends(round: &Round, ballot_bytes: Option<BallotBytes>) -> Vec<Message> {
         TallyBy::EveryPeer => "which ballots count, when it is this member's turn",
         TallyBy::Elected => "which ballots count and the mask root, when it is this member's turn",
     };
+    // prefix, member, height and signature of every statement
+    let frame = wire::PREFIX_BYTES as u64 + 2 + 4 + 64;
+    let message = |what, says: &str, at_most_bytes| Message { what, says: says.to_owned(), at_most_bytes };
     vec![
-        Message { what: "ballot", says: format!("{times}, {size}: {holds}") },
-        Message {
-            what: "signed ballot header",
-            says: "digest and size of the ballot, and the time by this machine's clock".to_owned(),
-        },
-        Message { what: "signed holdings", says: "which members' ballots this node has checked and stored".to_owned() },
-        Message { what: "signed proposals", says: proposals.to_owned() },
-        Message { what: "signed votes", says: "for and against proposals".to_owned() },
-        Message { what: "signed result", says: "the root of the global mask that this member derived".to_owned() },
-        Message {
-            what: "by being connected",
-            says: "this node's addresses, peer id and program version, and when it is up".to_owned(),
-        },
-        Message { what: "never", says: "text, tokens, activations of single texts, keys, or the model".to_owned() },
+        message("ballot", &format!("{times}, {size}: {holds}"), None),
+        message(
+            "signed ballot header",
+            "digest and size of the ballot, and the time by this machine's clock",
+            Some(frame + 32 + 8 + 8),
+        ),
+        message(
+            "signed holdings",
+            "which members' ballots this node has checked and stored",
+            Some(frame + 8 + 33 * members),
+        ),
+        message("signed proposals", proposals, None),
+        message("signed votes", "for and against proposals", Some(frame + 4 + 33)),
+        message("signed result", "the root of the global mask that this member derived", Some(frame + 32)),
+        message("by being connected", "this node's addresses, peer id and program version, and when it is up", None),
+        message("never", "text, tokens, activations of single texts, keys, approvals, or the model", None),
     ]
 }
 

@@ -1,0 +1,143 @@
+//! What stands between a silo's ballot and its signature: the site's policy and the approval of its operator.
+//!
+//! The policy is asked when a node starts, about the round and the approval, before anybody is spoken to; and again about
+//! the very bytes of each ballot before it is signed, since text may have changed since it was looked at.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use fedprune_federation::policy::{BallotFacts, PolicyRefusal, Refused};
+use fedprune_federation::{Approval, Height};
+use fedprune_mask::ballot::{Ballot, BallotHeader, Encoding, digest_of_bytes};
+use fedprune_node::run::{Gate, OwnBallot};
+use fedprune_node::storage::home::Home;
+
+use super::approvals::ApprovalFile;
+use super::mask_file::MappedFile;
+use super::round::{Record, previewed, refused};
+use super::site_policy::SitePolicy;
+use crate::args::NodeRunOptions;
+use crate::files::{program, shell};
+
+/// What a ballot is asked about.
+struct Asked {
+    site: Option<SitePolicy>,
+    approval: Option<Approval>,
+    /// Where the approval lies.
+    file: PathBuf,
+    /// Where the preview lies.
+    folder: PathBuf,
+}
+
+/// Asks what can be asked before a node starts; returns what is to be asked about each ballot.
+///
+/// # Errors
+/// [`PolicyRefusal`]; an approval that was changed; whatever keeps a home from being used.
+pub(super) fn gate(options: &NodeRunOptions) -> anyhow::Result<Gate> {
+    let home = Home::inspect(&options.home)?;
+    let consortium = home.consortium()?;
+    let identity = home.identity(&consortium)?;
+    let (round, folder) = home.round(&consortium, options.round)?;
+    let file = folder.approval();
+    let approval = match ApprovalFile::read(folder.folder())? {
+        Some(file) => file.checked(round.id(), &identity.signing_key.verifying_key()).map(|found| found.cloned()),
+        None => Ok(None),
+    };
+    let approval = approval.with_context(|| format!("`{}` does not count", file.display()))?;
+    let site = SitePolicy::find(home.folder(), options.policy.as_deref())?;
+    if let Some(site) = &site {
+        let mut found = site.policy.check_round(round.terms(), consortium.consortium());
+        found.extend(site.policy.check_approval(approval.as_ref(), None));
+        let preview = if site.policy.requires_preview() { previewed_unless_begun(&folder)? } else { None };
+        match &preview {
+            Some(record) => found.extend(refused(&site.policy, record)),
+            None if site.policy.requires_preview() && !folder.wal().exists() => {
+                found.extend(site.policy.missing_preview());
+            }
+            None => {}
+        }
+        found.dedup_by(|a, b| a.rule == b.rule);
+        site.heed(found).with_context(|| {
+            let (program, home) = (program(), shell(&options.home));
+            let document = shell(&folder.document());
+            format!(
+                "the node was not started; see what would leave: {program} round preview {document} --home {home} \
+                 --model DIR --data PATH; approve it: {program} round approve {document} --home {home}"
+            )
+        })?;
+    }
+    let asked = Asked { site, approval, file, folder: folder.folder().to_owned() };
+    // a ballot that lies there already need not wait for the network to be refused
+    let known = options.ballot.clone().unwrap_or_else(|| folder.folder().join("contribution/height-0000.ballot"));
+    if known.is_file() && !folder.wal().exists() {
+        let bytes = MappedFile::open(&known)?;
+        asked.approved(Height(0), digest_of_bytes(bytes.bytes()))?;
+    }
+    Ok(Gate(Arc::new(move |ballot: &OwnBallot<'_>| asked.ask(ballot))))
+}
+
+/// The record of the preview; of a round that a node has begun, none, since its ballot may be signed already: if it is not,
+/// it is asked about before it is.
+fn previewed_unless_begun(folder: &fedprune_node::storage::home::RoundFolder) -> anyhow::Result<Option<Record>> {
+    if folder.wal().exists() {
+        return Ok(None);
+    }
+    Ok(previewed(folder.folder())?.map(|(record, _)| record))
+}
+
+impl Asked {
+    /// Whether this is the ballot that was approved, where one was.
+    fn approved(&self, height: Height, digest: fedprune_mask::Digest) -> Result<(), PolicyRefusal> {
+        let named = self.approval.as_ref().and_then(|approval| approval.ballot);
+        match named {
+            Some(named) if height == Height(0) && named != digest => Err(PolicyRefusal {
+                file: self.file.clone(),
+                refused: vec![Refused {
+                    rule: "approval",
+                    line: 0,
+                    allowed: format!("names ballot {}", named.short()),
+                    found: format!(
+                        "ballot {} would be sent: text, model or settings are not those of the preview; make another preview \
+                         and approve it",
+                        digest.short()
+                    ),
+                }],
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn ask(&self, own: &OwnBallot<'_>) -> Result<(), PolicyRefusal> {
+        self.approved(own.height, own.digest)?;
+        let Some(site) = &self.site else { return Ok(()) };
+        let ballot = match Ballot::parse(own.bytes, own.layout) {
+            Ok(ballot) => ballot,
+            Err(error) => {
+                let (allowed, found) = ("lets nothing leave but ballots".to_owned(), format!("this is none: {error}"));
+                return site.heed(vec![Refused { rule: "ballot", line: 0, allowed, found }]);
+            }
+        };
+        let encodings: Vec<Encoding> = (0..own.layout.taps().len()).map(|tap| ballot.encoding(tap)).collect();
+        let calibration_tokens = match ballot.header() {
+            BallotHeader::Vote(vote) if vote.samples > 0 => {
+                Some(u64::from(vote.samples) * u64::from(vote.sequence_tokens))
+            }
+            _ => None,
+        };
+        let facts = BallotFacts { bytes: own.bytes.len() as u64, encodings: &encodings, calibration_tokens };
+        let mut found = site.policy.check_ballot(facts);
+        if own.height == Height(0) {
+            found.extend(site.policy.check_approval(self.approval.as_ref(), Some(own.digest)));
+            if site.policy.requires_preview() {
+                // when the node started, the preview may have been of another ballot, or the policy another
+                found.extend(match Record::read(&self.folder) {
+                    Ok(Some((record, _))) if record.ballot == own.digest => refused(&site.policy, &record),
+                    _ => site.policy.missing_preview(),
+                });
+            }
+        }
+        found.dedup_by(|a, b| a.rule == b.rule);
+        site.heed(found)
+    }
+}
