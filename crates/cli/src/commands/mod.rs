@@ -34,12 +34,12 @@ pub mod model_import;
 pub mod model_inspect;
 #[cfg(feature = "federation")]
 pub mod node;
-#[cfg(feature = "audit")]
-pub mod proof;
 #[cfg(feature = "federation")]
 pub mod node_install;
 #[cfg(feature = "federation")]
 pub mod preflight;
+#[cfg(feature = "audit")]
+pub mod proof;
 #[cfg(feature = "federation")]
 pub mod round;
 #[cfg(feature = "federation")]
