@@ -19,6 +19,12 @@ use crate::interrupt::{self, Stopped};
 use crate::logging;
 use crate::output::{Report, bytes, facts, tame};
 
+/// What this program calls itself to others.
+pub(super) fn version() -> anyhow::Result<ProgramName> {
+    ProgramName::new(concat!("fedprune ", env!("CARGO_PKG_VERSION")))
+        .context("this program's version cannot be told to others")
+}
+
 /// How often a signal is looked for.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -91,8 +97,7 @@ pub fn run_behind(
         observe: fedprune_node::observe::Addresses { page: options.page, metrics: options.metrics },
         linger: Duration::from_secs(options.linger),
         program: std::env::current_exe().context("the system does not say where this program lies")?,
-        version: ProgramName::new(concat!("fedprune ", env!("CARGO_PKG_VERSION")))
-            .context("this program's version cannot be told to others")?,
+        version: version()?,
         gate: Some(super::node_gate::gate(options)?),
         fail_at: options.fail_at,
         clock_skew_ms: options.clock_skew_ms,

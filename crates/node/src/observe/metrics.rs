@@ -102,8 +102,8 @@ pub static METRICS: &[Metric] = &[
         labels: &["member", "round", "consortium", "program"],
         help: "Always 1; says which node this is.",
         samples: |snapshot| {
-            let Snapshot { status, program, consortium, .. } = snapshot;
-            vec![(vec![status.member.clone(), status.round.to_string(), consortium.to_string(), program.clone()], 1.0)]
+            let Snapshot { status, consortium, .. } = snapshot;
+            vec![(vec![status.member.clone(), status.round.to_string(), consortium.to_string(), status.program.clone()], 1.0)]
         },
     },
     Metric {

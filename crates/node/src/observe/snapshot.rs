@@ -18,8 +18,6 @@ pub struct Snapshot {
     /// What `fedprune node status` reads, as of now.
     #[serde(flatten)]
     pub status: Status,
-    /// Name and version of the program.
-    pub program: String,
     /// Which consortium.
     pub consortium: Digest,
     /// When this was, in milliseconds since 1970.

@@ -31,9 +31,8 @@ fn snapshot() -> Snapshot {
             sent_bytes: sent.total(),
             sent,
             seconds: 12.5,
-            ..Status::at_start("north", 3, digest, Addresses::default())
+            ..Status::at_start("north", 3, digest, "fedprune 0".to_owned(), Addresses::default())
         },
-        program: "fedprune 0".to_owned(),
         consortium: digest,
         unix_ms: 1_700_000_000_000,
         view: 2,

@@ -13,7 +13,7 @@ use fedprune_federation::{MemberIndex, Ratified, Round};
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
-use crate::network::{Difference, Greeting, Network, NetworkConfig, NetworkEvent, Options, Peer, StartError};
+use crate::network::{Difference, Greeting, Network, NetworkConfig, NetworkEvent, Options, Peer, ProgramName, StartError};
 use crate::run::{NodeError, addresses_of, instance};
 use crate::storage::home::Identity;
 
@@ -32,6 +32,8 @@ pub struct Request<'a> {
     pub listen: Vec<Multiaddr>,
     /// Where to dial members instead of at the consortium's addresses, by name.
     pub dial: &'a [(String, Multiaddr)],
+    /// What this program calls itself.
+    pub program: ProgramName,
     /// How to be found and reached.
     pub options: Options,
     /// How long to try.
@@ -153,6 +155,7 @@ async fn greet(
             model: round.terms().base_model,
             instance: instance()?,
         },
+        program: request.program.clone(),
         options: request.options,
     })
     .map_err(|error: StartError| NodeError::from(error))?;
@@ -165,7 +168,7 @@ async fn greet(
         let left = deadline.saturating_duration_since(Instant::now());
         let Ok(Some(event)) = tokio::time::timeout(left, events.recv()).await else { break };
         let (member, outcome) = match event {
-            NetworkEvent::Connected { member } => (member, Outcome::Same),
+            NetworkEvent::Connected { member, .. } => (member, Outcome::Same),
             NetworkEvent::Mismatch { member, differences } => (member, Outcome::Different(differences)),
             NetworkEvent::AnotherInstance { seen_by, .. } => (seen_by, Outcome::AnotherInstance),
             NetworkEvent::GreetingFailed { member, why } => (member, Outcome::NoGreeting(why)),

@@ -130,7 +130,7 @@ pub async fn run_behind(
     let (mut observed, _serving) = match endpoints.is_empty() {
         true => (None, None),
         false => {
-            let (sender, snapshots) = watch::channel(Arc::new(at_start(&name, &names, &consortium, &round, served)));
+            let (sender, snapshots) = watch::channel(Arc::new(at_start(&name, &names, &consortium, &round, config.version.to_string(), served)));
             let serving = endpoints.serve(snapshots, Arc::clone(&registry)).map_err(NodeError::Serve)?;
             (Some(Observed::new(sender)), Some(serving))
         }
@@ -270,7 +270,14 @@ pub async fn run_behind(
 }
 
 /// What there is to see of a node that has just started.
-fn at_start(name: &str, names: &[String], consortium: &Ratified, round: &Round, served: Addresses) -> Snapshot {
+fn at_start(
+    name: &str,
+    names: &[String],
+    consortium: &Ratified,
+    round: &Round,
+    program: String,
+    served: Addresses,
+) -> Snapshot {
     let terms = round.terms();
     let sparsity = terms.local_group.fixed_sparsity().unwrap_or(terms.sparsity).as_f64();
     let member = |of: &String| MemberRow {
@@ -283,8 +290,7 @@ fn at_start(name: &str, names: &[String], consortium: &Ratified, round: &Round, 
         finished: false,
     };
     Snapshot {
-        status: Status::at_start(name, names.len(), round.id().0, served),
-        program: concat!("fedprune ", env!("CARGO_PKG_VERSION")).to_owned(),
+        status: Status::at_start(name, names.len(), round.id().0, program, served),
         consortium: consortium.id().0,
         unix_ms: 0,
         view: 0,

@@ -91,7 +91,7 @@ pub enum StatusError {
 
 impl Status {
     /// That of a node that has just started and opens the model.
-    pub(crate) fn at_start(member: &str, members: usize, round: Digest, served: Addresses) -> Self {
+    pub(crate) fn at_start(member: &str, members: usize, round: Digest, program: String, served: Addresses) -> Self {
         Self {
             member: member.to_owned(),
             round,
@@ -108,6 +108,8 @@ impl Status {
             sent: Split::default(),
             received: Split::default(),
             shut_out: BTreeMap::new(),
+            program,
+            other_programs: BTreeMap::new(),
             seconds: 0.0,
             mask_root: None,
             transcript: None,

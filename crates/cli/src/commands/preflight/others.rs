@@ -59,6 +59,7 @@ pub(super) fn check(options: &PreflightOptions, about: &About<'_>) -> anyhow::Re
         round: about.round.filter(|_| greets),
         listen,
         dial: &options.dial,
+        program: crate::commands::node::version()?,
         options: Options { mdns: options.mdns, relay: options.relay, dcutr: false, autonat: false },
         patience: Duration::from_secs(u64::from(options.wait)),
     };

@@ -205,7 +205,7 @@ fn heed(
 }
 
 /// What the policy refuses of what a preview found.
-pub(in crate::commands) fn refused(policy: &Policy, record: &Record) -> Vec<Refused> {
+pub(in crate::commands) fn refused(policy: &Policy, record: &Record) -> Vec<Refusals> {
     let mut refused = policy.check_ballot(BallotFacts {
         bytes: record.ballot_bytes,
         encodings: &record.encodings(),

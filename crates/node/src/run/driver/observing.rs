@@ -126,7 +126,6 @@ impl Driver<'_> {
         });
         let start = observed.sender.borrow();
         Some(Snapshot {
-            program: start.program.clone(),
             consortium: start.consortium,
             unix_ms: self.parts.config.unix_ms(),
             view: machine.view(height),
