@@ -5,6 +5,8 @@
 //! the test make some (root, `ip`): the addresses of the document are then really there, one a namespace. Elsewhere the
 //! addresses become those of loopback, and the test says so.
 
+#![allow(clippy::print_stdout, reason = "says when there are no namespaces")]
+
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Flag > environment > file > default, for every setting; homes as `fedprune init` makes them; services.
 
+#![allow(clippy::print_stdout, reason = "says when nothing is checked")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

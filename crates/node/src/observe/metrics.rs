@@ -103,7 +103,10 @@ pub static METRICS: &[Metric] = &[
         help: "Always 1; says which node this is.",
         samples: |snapshot| {
             let Snapshot { status, consortium, .. } = snapshot;
-            vec![(vec![status.member.clone(), status.round.to_string(), consortium.to_string(), status.program.clone()], 1.0)]
+            vec![(
+                vec![status.member.clone(), status.round.to_string(), consortium.to_string(), status.program.clone()],
+                1.0,
+            )]
         },
     },
     Metric {

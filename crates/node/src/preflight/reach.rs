@@ -13,7 +13,9 @@ use fedprune_federation::{MemberIndex, Ratified, Round};
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
-use crate::network::{Difference, Greeting, Network, NetworkConfig, NetworkEvent, Options, Peer, ProgramName, StartError};
+use crate::network::{
+    Difference, Greeting, Network, NetworkConfig, NetworkEvent, Options, Peer, ProgramName, StartError,
+};
 use crate::run::{NodeError, addresses_of, instance};
 use crate::storage::home::Identity;
 

@@ -89,7 +89,10 @@ pub struct OwnBallot<'a> {
 
 /// Says whether a ballot may leave this site. It must not depend on the network, and may take its time.
 #[derive(Clone)]
-pub struct Gate(pub Arc<dyn Fn(&OwnBallot<'_>) -> Result<(), PolicyRefusal> + Send + Sync>);
+pub struct Gate(pub Arc<Ask>);
+
+/// What it asks of a ballot.
+type Ask = dyn Fn(&OwnBallot<'_>) -> Result<(), PolicyRefusal> + Send + Sync;
 
 impl std::fmt::Debug for Gate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -130,7 +130,14 @@ pub async fn run_behind(
     let (mut observed, _serving) = match endpoints.is_empty() {
         true => (None, None),
         false => {
-            let (sender, snapshots) = watch::channel(Arc::new(at_start(&name, &names, &consortium, &round, config.version.to_string(), served)));
+            let (sender, snapshots) = watch::channel(Arc::new(at_start(
+                &name,
+                &names,
+                &consortium,
+                &round,
+                config.version.to_string(),
+                served,
+            )));
             let serving = endpoints.serve(snapshots, Arc::clone(&registry)).map_err(NodeError::Serve)?;
             (Some(Observed::new(sender)), Some(serving))
         }

@@ -109,7 +109,6 @@ fn a_short_text_is_read_from_its_ballot_and_a_long_one_less_so() {
         let recovery = recover(&setting.checkpoint, &ballot, &mut |_| {}).unwrap();
         assert_eq!(recovery.read_from, ReadFrom::Norms);
         let score = setting.score(&recovery, &windows);
-        eprintln!("{score:?} residual {} passes {}", recovery.residual, recovery.passes);
         shares.push((score, score.recovered as f64 / score.distinct as f64));
     }
     let (short, share) = shares[0];
@@ -186,7 +185,6 @@ fn masks_alone_give_the_norms_away() {
         let recovery = recover(&setting.checkpoint, &ballot, &mut |_| {}).unwrap();
         assert_eq!(recovery.read_from, ReadFrom::Masks);
         let score = setting.score(&recovery, &windows);
-        eprintln!("{pruner} {group}: median {median:.4}, largest {:.4}, {score:?}", apart[apart.len() - 1]);
         assert!(median < within, "{pruner} {group}: {median}");
         assert!(score.recovered > score.baseline, "{pruner} {group}: {score:?}");
     }

@@ -187,13 +187,13 @@ fn reveals(report: &PreviewReport, out: &mut String) {
             let _ = writeln!(out, "<p>Not known: {}.</p>", escaped(why));
         }
         Outcome::Attacked { read_from, unexplained, score: ScoreReport(score), words } => {
-            let _ = write!(
+            let _ = writeln!(
                 out,
                 "<p>What block 0’s q, k and v read of a token depends on that token alone, so that the strengths of their input \
                  channels add up token by token. From the {} of this ballot and the public model, non-negative least squares over \
                  the vocabulary recovers <strong>{} of the {} different tokens</strong> of the {} that were used, in as many \
                  guesses. Guessing the commonest tokens of public text, without any ballot, gets {}; {} of those recovered are \
-                 not among these. Unexplained: {:.2} % of a channel.</p>\n",
+                 not among these. Unexplained: {:.2} % of a channel.</p>",
                 if *read_from == "norms" { "norms" } else { "masks" },
                 count(score.recovered as u64),
                 count(score.distinct as u64),
