@@ -107,6 +107,10 @@ pub fn machine(bytes: &[u8]) -> bool {
     // whatever happened, it comes back
     seat.log.truncate(seat.durable);
     let again = start(world, &seat.log);
+    // who still joins writes down what it hears and goes on only once it has joined; a log is read to its end at once
+    if !seat.machine.has_joined() {
+        seat.answer(Work::Recall, true);
+    }
     assert!(again.current() <= seat.machine.current(), "a log knows no more than who wrote it");
     !seat.failed
 }
