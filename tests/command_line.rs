@@ -235,7 +235,7 @@ fn mistakes_are_refused_by_name() {
         (1, compute(model, data, out, &["--nsamples", "1000000"]), &["--nsamples"]),
         (1, compute(model, data, text(&existing), &[]), &["existing", "not overwritten"]),
         (1, compute(model, data, text(&nowhere), &[]), &["mkdir -p"]),
-        (1, vec!["mask", "compute", "--model", model, "--out", out], &["--data", "magnitude"]),
+        (2, vec!["mask", "compute", "--model", model, "--out", out], &["--data", "magnitude"]),
         (1, compute(text(&gone), data, out, &[]), &["gone", "config.json"]),
         (1, vec!["mask", "show", text(&empty)], &["empty.txt"]),
         (1, vec!["mask", "show", data], &["austen_emma.txt"]),

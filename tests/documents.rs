@@ -166,7 +166,7 @@ fn four_members_come_to_an_approved_round() {
         let mut left: Vec<_> =
             std::fs::read_dir(at.join(name)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
-        let keys = ["attestation-key.pem", "attestation-key.public.pem"];
+        let keys = ["approvals.jsonl", "attestation-key.pem", "attestation-key.public.pem"];
         let others = ["consortium.signatures", "consortium.toml", "key.pem", "rounds"];
         assert_eq!(left, [&keys[..], &others].concat());
     }

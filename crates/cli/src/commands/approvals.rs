@@ -79,21 +79,21 @@ pub(super) fn log_path(home: &Path) -> PathBuf {
     home.join("approvals.jsonl")
 }
 
-/// The whole log, every signature and every link checked.
+/// The whole log, every signature and every link checked: `keys` are those that this member has, newest first, and had.
 ///
 /// # Errors
 /// Naming the line that was changed, or before which one is missing.
-pub(super) fn read_log(home: &Path, key: &VerifyingKey) -> anyhow::Result<Vec<SignedApproval>> {
+pub(super) fn read_log(home: &Path, keys: &[VerifyingKey]) -> anyhow::Result<Vec<SignedApproval>> {
     let path = log_path(home);
     match File::open(&path) {
-        Ok(file) => Ok(read_open(file, &path, key)?.0),
+        Ok(file) => Ok(read_open(file, &path, keys)?.0),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error).with_context(|| format!("cannot read `{}`", path.display())),
     }
 }
 
 /// Also returns how many bytes whole lines have: what follows was torn when it was written.
-fn read_open(file: File, path: &Path, key: &VerifyingKey) -> anyhow::Result<(Vec<SignedApproval>, u64)> {
+fn read_open(file: File, path: &Path, keys: &[VerifyingKey]) -> anyhow::Result<(Vec<SignedApproval>, u64)> {
     let mut text = String::new();
     let read = file.take(MAX_LOG_BYTES + 1).read_to_string(&mut text);
     read.with_context(|| format!("cannot read `{}`", path.display()))?;
@@ -105,7 +105,11 @@ fn read_open(file: File, path: &Path, key: &VerifyingKey) -> anyhow::Result<(Vec
     for (line, entry) in text[..whole].lines().enumerate() {
         let unusable = || format!("line {} of `{}` does not count", line + 1, path.display());
         let signed: SignedApproval = serde_json::from_str(entry).with_context(unusable)?;
-        signed.check(key).with_context(unusable)?;
+        // what was approved before the key was renewed stays approved by the key of then
+        if !keys.iter().skip(1).any(|key| signed.check(key).is_ok()) {
+            let newest = keys.first().with_context(unusable)?;
+            signed.check(newest).with_context(unusable)?;
+        }
         let before = log.last().map(SignedApproval::digest);
         if signed.approval.previous != before {
             bail!("an approval is missing before line {} of `{}`, or lines were moved", line + 1, path.display());
@@ -115,11 +119,16 @@ fn read_open(file: File, path: &Path, key: &VerifyingKey) -> anyhow::Result<(Vec
     Ok((log, whole as u64))
 }
 
-/// Signs an approval as the next of the log, and writes it there before anywhere else.
+/// Signs an approval with the newest of `keys` as the next of the log, and writes it there before anywhere else.
 ///
 /// # Errors
 /// A log that does not verify: nothing is added to it.
-pub(super) fn append(home: &Path, mut approval: Approval, key: &SigningKey) -> anyhow::Result<SignedApproval> {
+pub(super) fn append(
+    home: &Path,
+    mut approval: Approval,
+    key: &SigningKey,
+    keys: &[VerifyingKey],
+) -> anyhow::Result<SignedApproval> {
     let path = log_path(home);
     let failed = || format!("cannot write `{}`", path.display());
     let mut options = File::options();
@@ -129,7 +138,7 @@ pub(super) fn append(home: &Path, mut approval: Approval, key: &SigningKey) -> a
     let mut file = options.open(&path).with_context(failed)?;
     // two who approve at once would both follow the same one
     file.lock().with_context(failed)?;
-    let (log, whole) = read_open(file.try_clone().with_context(failed)?, &path, &key.verifying_key())?;
+    let (log, whole) = read_open(file.try_clone().with_context(failed)?, &path, keys)?;
     file.set_len(whole).with_context(failed)?;
     file.seek(SeekFrom::End(0)).with_context(failed)?;
     approval.previous = log.last().map(SignedApproval::digest);
@@ -199,9 +208,9 @@ mod tests {
     fn approvals_follow_each_other_and_none_can_be_changed_moved_or_taken_out() {
         let home = tempfile::tempdir().unwrap();
         for number in 1..=4 {
-            append(home.path(), approval(number), &key()).unwrap();
+            append(home.path(), approval(number), &key(), &[key().verifying_key()]).unwrap();
         }
-        let log = read_log(home.path(), &key().verifying_key()).unwrap();
+        let log = read_log(home.path(), &[key().verifying_key()]).unwrap();
         assert_eq!(log.len(), 4);
         assert_eq!(log[3].approval.previous, Some(log[2].digest()));
         assert_eq!(head(&log), Some(log[3].digest()));
@@ -215,30 +224,38 @@ mod tests {
             (lines[1..].join("\n"), "missing before line 1"),
         ] {
             std::fs::write(log_path(home.path()), format!("{tampered}\n")).unwrap();
-            let error = format!("{:#}", read_log(home.path(), &key().verifying_key()).unwrap_err());
+            let error = format!("{:#}", read_log(home.path(), &[key().verifying_key()]).unwrap_err());
             assert!(error.contains(expected), "{error}");
-            assert!(append(home.path(), approval(9), &key()).is_err(), "nothing is added to it");
+            assert!(
+                append(home.path(), approval(9), &key(), &[key().verifying_key()]).is_err(),
+                "nothing is added to it"
+            );
         }
         std::fs::write(log_path(home.path()), &text).unwrap();
         let other = SigningKey::from_seed(&[8; 32]).unwrap();
-        assert!(read_log(home.path(), &other.verifying_key()).is_err());
+        assert!(read_log(home.path(), &[other.verifying_key()]).is_err());
+        // a renewed key goes on where the one before it ended, and approves nothing in its name
+        let both = [other.verifying_key(), key().verifying_key()];
+        append(home.path(), approval(5), &other, &both).unwrap();
+        assert_eq!(read_log(home.path(), &both).unwrap().len(), 5);
+        assert!(read_log(home.path(), &both[1..]).is_err());
     }
 
     #[test]
     fn a_line_that_was_torn_when_power_failed_is_written_over() {
         let home = tempfile::tempdir().unwrap();
-        append(home.path(), approval(1), &key()).unwrap();
+        append(home.path(), approval(1), &key(), &[key().verifying_key()]).unwrap();
         let mut torn = std::fs::read(log_path(home.path())).unwrap();
         torn.extend_from_slice(b"{\"approval\":{\"rou");
         std::fs::write(log_path(home.path()), torn).unwrap();
-        append(home.path(), approval(2), &key()).unwrap();
-        assert_eq!(read_log(home.path(), &key().verifying_key()).unwrap().len(), 2);
+        append(home.path(), approval(2), &key(), &[key().verifying_key()]).unwrap();
+        assert_eq!(read_log(home.path(), &[key().verifying_key()]).unwrap().len(), 2);
     }
 
     #[test]
     fn the_file_beside_the_round_is_checked() {
         let home = tempfile::tempdir().unwrap();
-        let signed = append(home.path(), approval(1), &key()).unwrap();
+        let signed = append(home.path(), approval(1), &key(), &[key().verifying_key()]).unwrap();
         let file = ApprovalFile {
             round: signed.approval.round,
             consortium: signed.approval.consortium,

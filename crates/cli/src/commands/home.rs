@@ -198,6 +198,17 @@ pub(super) struct Home {
 }
 
 impl Home {
+    /// The signing keys that this member has, newest first, and had before changes of the consortium.
+    pub fn keys(&self) -> Vec<VerifyingKey> {
+        let Some(member) = self.consortium.member(self.member) else { return Vec::new() };
+        let mut keys = Vec::new();
+        for consortium in self.consortium.lineage() {
+            let entry = consortium.consortium().index_by_name(&member.name).and_then(|index| consortium.member(index));
+            keys.extend(entry.map(|entry| entry.signing_key).filter(|key| !keys.contains(key)));
+        }
+        keys
+    }
+
     /// Reads key, consortium and signatures.
     ///
     /// # Errors

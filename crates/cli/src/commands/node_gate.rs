@@ -36,9 +36,17 @@ struct Asked {
 /// [`PolicyRefusal`]; an approval that was changed; whatever keeps a home from being used.
 pub(super) fn gate(options: &NodeRunOptions) -> anyhow::Result<Gate> {
     let home = Home::inspect(&options.home)?;
-    let consortium = home.consortium()?;
+    let newest = home.consortium()?;
+    let (round, folder) = match home.round(&newest, options.round) {
+        Ok(found) => found,
+        Err(error) => {
+            home.identity(&newest)?; // whose key is of nobody any more hears of that first
+            return Err(error.into());
+        }
+    };
+    // a round of before a change is finished with the keys of then
+    let consortium = newest.in_lineage(round.terms().consortium).unwrap_or(&newest).clone();
     let identity = home.identity(&consortium)?;
-    let (round, folder) = home.round(&consortium, options.round)?;
     let file = folder.approval();
     let approval = match ApprovalFile::read(folder.folder())? {
         Some(file) => file.checked(round.id(), &identity.signing_key.verifying_key()).map(|found| found.cloned()),

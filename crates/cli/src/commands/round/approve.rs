@@ -154,7 +154,8 @@ pub fn approve(options: &RoundApproveOptions, meter: &Meter) -> anyhow::Result<A
     let now = SystemTime::now().duration_since(UNIX_EPOCH).context("this machine's clock is before 1970")?;
     let wanted = Approval { approved_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX), ..wanted };
     report.approved_unix_ms = wanted.approved_unix_ms;
-    let signed = write(&report, &text, |home| append(home, wanted, &key))?;
+    let keys = home.keys();
+    let signed = write(&report, &text, |home| append(home, wanted, &key, &keys))?;
     report.approval = Some(signed.approval);
     Ok(report)
 }
@@ -276,8 +277,7 @@ crate::report!(ApprovalsReport);
 /// Naming the line of the log that was changed, or before which one is missing.
 pub fn approvals(options: &RoundApprovalsOptions) -> anyhow::Result<ApprovalsReport> {
     let home = Home::open(&options.home)?;
-    let key = read_signing_key(&key_path(&home.folder))?.verifying_key();
-    let log = read_log(&home.folder, &key)?;
+    let log = read_log(&home.folder, &home.keys())?;
     Ok(ApprovalsReport {
         member: home.name().to_owned(),
         log: log_path(&home.folder),

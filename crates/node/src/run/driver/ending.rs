@@ -53,7 +53,8 @@ impl Driver<'_> {
     pub(super) fn ending(&self) -> Option<Ending> {
         let (outcome, since) = self.finished?;
         let everybody = self.finished_members.len().saturating_add(1) >= self.parts.names.len();
-        let over = since.elapsed() >= self.parts.config.linger || (everybody && since.elapsed() >= GRACE);
+        let told = self.observed.as_ref().is_none_or(|observed| observed.is_told(GRACE));
+        let over = since.elapsed() >= self.parts.config.linger || (everybody && told && since.elapsed() >= GRACE);
         over.then_some(ending_of(outcome))
     }
 

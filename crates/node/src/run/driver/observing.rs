@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fedprune_federation::machine::Standing;
 use fedprune_federation::{Height, MemberIndex};
@@ -29,6 +29,8 @@ pub(in super::super) struct Observed {
     /// The height whose agreement is measured next, and whether it is being measured.
     next_height: u32,
     measuring: bool,
+    /// When that was last known.
+    measured: Option<Instant>,
 }
 
 impl Observed {
@@ -43,7 +45,13 @@ impl Observed {
             agreement: Vec::new(),
             next_height: 0,
             measuring: false,
+            measured: None,
         }
+    }
+
+    /// Whether whoever looks has had `grace` to see the last of it.
+    pub(in super::super) fn is_told(&self, grace: Duration) -> bool {
+        !self.measuring && self.measured.is_none_or(|at| at.elapsed() >= grace)
     }
 
     /// How many decoder blocks the model has.
@@ -168,6 +176,7 @@ impl Driver<'_> {
     ) {
         let Some(observed) = &mut self.observed else { return };
         observed.measuring = false;
+        observed.measured = Some(Instant::now());
         observed.next_height = height.0.saturating_add(1);
         match result {
             Ok(blocks) => {
