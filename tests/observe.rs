@@ -131,7 +131,12 @@ fn a_round_is_seen_as_it_runs() {
     let last = states.last().expect("one");
     assert!(last.agreement.iter().flatten().all(|share| (0.5..=1.0).contains(share)), "{:?}", last.agreement);
     assert!(last.agreement_by_chance == 0.5 && last.mean_agreement().expect("known") > 0.5);
-    assert!(last.roster.iter().all(|member| member.own || (member.connected && member.heard_seconds_ago.is_some())));
+    // the others may have ended when the last agreement is known
+    let all_are_here = |snapshot: &Snapshot| {
+        let mut members = snapshot.roster.iter();
+        members.all(|member| member.own || (member.connected && member.heard_seconds_ago.is_some()))
+    };
+    assert!(states.iter().any(all_are_here), "{:?}", last.roster);
     assert!(last.roster.iter().all(|member| member.ballot.as_deref() == Some("counts")), "{:?}", last.roster);
     // the log of the page is what was said on standard output, which it did not disturb
     let told: u64 = last.events.values().sum();
@@ -147,7 +152,10 @@ fn a_round_is_seen_as_it_runs() {
     }
     let gauge = |family: &str| after[family].samples[&(String::new(), Labels::new())];
     assert_eq!(gauge("fedprune_heights_done"), f64::from(between.status.heights));
-    assert_eq!(gauge("fedprune_members_connected"), 3.0);
+    let connected = |families: &BTreeMap<String, Family>| {
+        families["fedprune_members_connected"].samples[&(String::new(), Labels::new())]
+    };
+    assert!(scrapes.iter().any(|families| connected(families) == 3.0));
     assert_eq!(after["fedprune_phase"].samples[&(String::new(), labels("phase", "agreed"))], 1.0);
     // `node status` tells the same, at most ten seconds behind with bytes
     let home = nodes.home(0).to_str().expect("a path").to_owned();

@@ -144,13 +144,13 @@ fn a_key_is_renewed_and_a_member_replaced_between_two_rounds() {
     for file in ["consortium.toml", "consortium.signatures"] {
         std::fs::copy(homes[NORTH].join(file), stale.join(file)).expect("copied");
     }
-    fails(&approve(&stale), 1, &former);
+    fails(&approve(&stale), 3, &former);
     let approved = stale.join("rounds").join(round.to_string());
     copy(&homes[NORTH].join("rounds").join(round.to_string()), &approved);
     let mut with_old_key = nodes.arguments(EAST).clone();
     (with_old_key.home, with_old_key.round) = (stale.clone(), round);
-    fails(&with_old_key.words(), 1, &former);
-    fails(&approve(&homes[WEST]), 1, &["was that of `west` until change 1", "`west` is no member since"]);
+    fails(&with_old_key.words(), 3, &former);
+    fails(&approve(&homes[WEST]), 3, &["was that of `west` until change 1", "`west` is no member since"]);
 
     // and where it comes to the door of the others, they know whose it was
     let unaware = bed.fresh("unaware");

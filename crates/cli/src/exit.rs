@@ -121,6 +121,7 @@ fn of_node(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     let home = |error: &HomeError| match error {
         HomeError::NoConsortium(_)
         | HomeError::NotAMember { .. }
+        | HomeError::FormerKey { .. }
         | HomeError::PeerKey { .. }
         | HomeError::NotRatified { .. } => Some(NETWORK),
         // the operator has not said yes to it
