@@ -11,7 +11,7 @@ use fedprune_federation::policy::{BallotFacts, PolicyRefusal, Refused};
 use fedprune_federation::{Approval, Height};
 use fedprune_mask::ballot::{Ballot, BallotHeader, Encoding, digest_of_bytes};
 use fedprune_node::run::{Gate, OwnBallot};
-use fedprune_node::storage::home::Home;
+use fedprune_node::storage::home::{Home, Part};
 
 use super::approvals::ApprovalFile;
 use super::mask_file::MappedFile;
@@ -36,17 +36,7 @@ struct Asked {
 /// [`PolicyRefusal`]; an approval that was changed; whatever keeps a home from being used.
 pub(super) fn gate(options: &NodeRunOptions) -> anyhow::Result<Gate> {
     let home = Home::inspect(&options.home)?;
-    let newest = home.consortium()?;
-    let (round, folder) = match home.round(&newest, options.round) {
-        Ok(found) => found,
-        Err(error) => {
-            home.identity(&newest)?; // whose key is of nobody any more hears of that first
-            return Err(error.into());
-        }
-    };
-    // a round of before a change is finished with the keys of then
-    let consortium = newest.in_lineage(round.terms().consortium).unwrap_or(&newest).clone();
-    let identity = home.identity(&consortium)?;
+    let Part { consortium, round, folder, identity } = home.part(options.round)?;
     let file = folder.approval();
     let approval = match ApprovalFile::read(folder.folder())? {
         Some(file) => file.checked(round.id(), &identity.signing_key.verifying_key()).map(|found| found.cloned()),

@@ -55,7 +55,7 @@ use crate::limits::STORED_BALLOTS_PER_MEMBER;
 use crate::network::{Greeting, Network, NetworkConfig, Peer, ProgramName};
 use crate::observe::{Addresses, Endpoints, MemberRow, Snapshot};
 use crate::storage::blobs::BlobStore;
-use crate::storage::home::Home;
+use crate::storage::home::{Home, Part};
 use crate::storage::wal::Wal;
 use catalogue::{Catalogue, Opened};
 use driver::{Driver, Observed, Parts};
@@ -112,17 +112,7 @@ pub async fn run_behind(
     let endpoints = Endpoints::bind(config.observe)?;
     let served = Addresses { page: endpoints.page, metrics: endpoints.metrics };
     let home = Home::open(&config.home)?;
-    let newest = home.consortium()?;
-    let (round, folder) = match home.round(&newest, config.round) {
-        Ok(found) => found,
-        Err(error) => {
-            home.identity(&newest)?; // whose key is of nobody any more hears of that first
-            return Err(error.into());
-        }
-    };
-    // a round of a consortium that has changed since is finished by those who began it, with the keys that they had
-    let consortium = newest.in_lineage(round.terms().consortium).unwrap_or(&newest).clone();
-    let identity = home.identity(&consortium)?;
+    let Part { consortium, round, folder, identity } = home.part(config.round)?;
     let names: Vec<String> = consortium.members().iter().map(|member| member.name.clone()).collect();
     let name = names.get(identity.member.as_usize()).cloned().unwrap_or_default();
     let registry = Arc::new(Mutex::new(Registry::default()));

@@ -38,6 +38,19 @@ pub struct Home {
     _lock: Option<File>,
 }
 
+/// A round, and who takes part in it here.
+#[derive(Debug)]
+pub struct Part {
+    /// That of the round, which may have changed since.
+    pub consortium: Ratified,
+    /// What is agreed on.
+    pub round: Round,
+    /// Where it lies.
+    pub folder: RoundFolder,
+    /// Who this node is in it.
+    pub identity: Identity,
+}
+
 /// Who this node is.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -297,6 +310,25 @@ impl Home {
             return Err(HomeError::Signatures { path, source });
         }
         draft.ratify().map_err(|source| HomeError::NotRatified { path, source })
+    }
+
+    /// A round and who takes part in it here. A round of a consortium that has changed since is finished by those who began
+    /// it, with the keys that they had.
+    ///
+    /// # Errors
+    /// Those of [`Home::consortium`], [`Home::round`] and [`Home::identity`].
+    pub fn part(&self, round: Option<RoundId>) -> Result<Part, HomeError> {
+        let newest = self.consortium()?;
+        let (round, folder) = match self.round(&newest, round) {
+            Ok(found) => found,
+            Err(error) => {
+                self.identity(&newest)?; // whose key is of nobody any more hears of that first
+                return Err(error);
+            }
+        };
+        let consortium = newest.in_lineage(round.terms().consortium).unwrap_or(&newest).clone();
+        let identity = self.identity(&consortium)?;
+        Ok(Part { consortium, round, folder, identity })
     }
 
     /// The keys of this member: those in the home's files, or former ones that this consortium has.
