@@ -2,6 +2,12 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use toml_parser::Source;
+use toml_parser::lexer::TokenKind;
+
+/// Most keys, parts of dotted keys, tables and values of one document. Each may cost the parser a table, and a table 1.1
+/// KiB, for two bytes of text; the largest consortium there can be has 26 for each of 1,000 members.
+pub const MAX_PARTS: usize = 40_000;
 
 /// Longest part of a parser's message that is repeated.
 const MAX_MESSAGE_CHARS: usize = 300;
@@ -17,6 +23,9 @@ pub enum DocumentError {
         /// Bytes allowed.
         limit: usize,
     },
+    /// More than the largest such document has.
+    #[error("it has more than {MAX_PARTS} keys, tables and values; give the document itself")]
+    TooManyParts,
     /// Not TOML, or with keys or values that such a document does not have.
     #[error("line {line}: {message}")]
     Toml {
@@ -37,6 +46,20 @@ pub enum DocumentError {
 pub fn read<T: DeserializeOwned>(text: &str, limit: usize) -> Result<T, DocumentError> {
     if text.len() > limit {
         return Err(DocumentError::TooLarge { bytes: text.len(), limit });
+    }
+    // by the parser's own lexer, which keeps nothing
+    let parts = Source::new(text).lex().filter(|token| {
+        matches!(
+            token.kind(),
+            TokenKind::Dot
+                | TokenKind::Equals
+                | TokenKind::Comma
+                | TokenKind::LeftSquareBracket
+                | TokenKind::LeftCurlyBracket
+        )
+    });
+    if parts.take(MAX_PARTS + 1).count() > MAX_PARTS {
+        return Err(DocumentError::TooManyParts);
     }
     toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start);
@@ -70,6 +93,23 @@ mod tests {
         assert!(error.chars().count() < 320 && !error.contains('\u{1b}'), "{error}");
         let error = read::<BTreeMap<String, u8>>("a = 1", 4).unwrap_err();
         assert_eq!(error, DocumentError::TooLarge { bytes: 5, limit: 4 });
+    }
+
+    #[test]
+    fn parts_are_counted_before_they_are_read_and_strings_have_none() {
+        let many = |part: &str| part.repeat(MAX_PARTS + 1);
+        for text in
+            [many("a.b = 1\n"), format!("a = [{}]", many("1,")), format!("a = [{}]", many("{},")), many("[[a]]\n")]
+        {
+            let error = read::<toml::Table>(&text, 1 << 20).unwrap_err();
+            assert_eq!(error, DocumentError::TooManyParts);
+        }
+        for text in
+            [format!("a = \"{}\"", many(".,=[{")), format!("a = 1 # {}", many(".,=[{")), format!("a = '{}'", many("."))]
+        {
+            read::<toml::Table>(&text, 1 << 20).unwrap();
+        }
+        read::<toml::Table>(&format!("a = [{}]", "1,".repeat(MAX_PARTS - 2)), 1 << 20).unwrap();
     }
 
     #[test]

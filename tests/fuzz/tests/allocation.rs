@@ -191,8 +191,18 @@ fn nesting() {
             format!("[{}a]", "a.".repeat(DEEP)),
             format!("{}a = 1", "a.".repeat(DEEP)),
         ] {
-            refused(name, "deep TOML", &[prefix, text.as_bytes()].concat());
+            refused_for_little(name, "deep TOML", &[prefix, text.as_bytes()].concat());
         }
+        // as many as are read at all, and one more: each opens tables, for two bytes
+        let keys = |parts: usize| format!("{}=1\n", "a.".repeat(78)).repeat(parts / 79);
+        let peak =
+            refused(name, "dotted keys", &[prefix, keys(fedprune_federation::document::MAX_PARTS).as_bytes()].concat());
+        assert!(peak < 64 << 20, "`{name}`: dotted keys take {peak}");
+        refused_for_little(
+            name,
+            "more of them",
+            &[prefix, keys(2 * fedprune_federation::document::MAX_PARTS).as_bytes()].concat(),
+        );
     }
 }
 
