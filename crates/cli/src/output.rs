@@ -87,11 +87,16 @@ pub fn tame(text: &str) -> String {
 pub mod lossy {
     use std::path::{Path, PathBuf};
 
-    use serde::Serializer;
+    use serde::{Serialize, Serializer};
 
     /// One path.
     pub fn path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&path.to_string_lossy())
+    }
+
+    /// One, or none.
+    pub fn optional_path<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_deref().map(Path::to_string_lossy).serialize(serializer)
     }
 
     /// Several.

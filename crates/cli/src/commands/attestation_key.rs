@@ -27,6 +27,13 @@ pub(super) fn public_path(home: &Path) -> PathBuf {
     home.join("attestation-key.public.pem")
 }
 
+/// What people are told of the private key of a home.
+pub(super) fn row(private: &Path) -> (&'static str, String) {
+    let (file, public) = (private.display(), private.with_file_name("attestation-key.public.pem"));
+    let text = format!("{file} (private: signs pruned models; others get {}, for --attestation-key)", public.display());
+    ("attestation key", text)
+}
+
 /// The answer of `fedprune key attestation`.
 #[derive(Debug, Serialize)]
 pub struct AttestationKeyReport {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use fedprune_federation::VerifyingKey;
 use serde::Serialize;
 
+use super::attestation_key;
 use super::home::{exposed, key_path, read_key};
 use super::key;
 use super::peer_id::peer_id;
@@ -26,6 +27,9 @@ pub struct InitReport {
     key_kept: bool,
     public_key: VerifyingKey,
     peer_id: String,
+    /// Absent in a home of before there were any.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "crate::output::lossy::optional_path")]
+    attestation_key: Option<PathBuf>,
     warnings: Vec<String>,
     /// What to type next.
     next: String,
@@ -74,6 +78,7 @@ pub fn run(options: &InitOptions) -> anyhow::Result<InitReport> {
         key_kept,
         public_key,
         peer_id: peer_id(&public_key),
+        attestation_key: Some(attestation_key::private_path(home)).filter(|file| file.exists()),
         next,
     })
 }
@@ -82,15 +87,17 @@ impl InitReport {
     fn text(&self) -> String {
         let kept = if self.key_kept { "was there already, and was kept" } else { "keep a copy in a safe place" };
         let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {}", tame(warning))).collect();
+        let mut rows = vec![
+            ("home", self.home.display().to_string()),
+            ("settings", self.config.display().to_string()),
+            ("key", format!("{} (private: {kept}, and give it to nobody)", self.key.display())),
+            ("public key", self.public_key.to_string()),
+            ("peer id", self.peer_id.clone()),
+        ];
+        rows.extend(self.attestation_key.as_deref().map(attestation_key::row));
         format!(
             "{}{warnings}\nnext, look at {} and set what is yours; then, whoever writes the consortium's document: {}",
-            facts(&[
-                ("home", self.home.display().to_string()),
-                ("settings", self.config.display().to_string()),
-                ("key", format!("{} (private: {kept}, and give it to nobody)", self.key.display())),
-                ("public key", self.public_key.to_string()),
-                ("peer id", self.peer_id.clone()),
-            ]),
+            facts(&rows),
             shell(&self.config),
             self.next,
         )

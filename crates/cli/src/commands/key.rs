@@ -26,7 +26,7 @@ pub struct KeyReport {
     peer_id: String,
     warnings: Vec<String>,
     /// The key made beside it, which signs pruned models.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "crate::output::lossy::optional_path")]
     attestation_key: Option<PathBuf>,
     #[serde(skip)]
     made: bool,
@@ -117,7 +117,7 @@ impl KeyReport {
         let mut rows =
             vec![("key", kind), ("public key", self.public_key.to_string()), ("peer id", self.peer_id.clone())];
         if let Some(file) = &self.attestation_key {
-            rows.push(("attestation key", format!("{} (private: signs pruned models)", file.display())));
+            rows.push(attestation_key::row(file));
         }
         let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {}", tame(warning))).collect();
         format!(
