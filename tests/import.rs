@@ -330,5 +330,20 @@ fn damaged_files_are_refused_without_harm() {
     huge.extend([&9u32.to_le_bytes()[..], &0u32.to_le_bytes(), &(60u64 << 20).to_le_bytes()].concat());
     huge.resize(huge.len() + (60 << 20), 0);
     let error = taken(&huge, folder.path()).unwrap_err().to_string();
-    assert!(error.contains("header has more than"), "{error}");
+    assert!(error.contains("header has at most"), "{error}");
+    // a name of a gigabyte in a file that has one on paper
+    let elsewhere = tempfile::tempdir().unwrap();
+    let sparse = elsewhere.path().join("sparse.gguf");
+    let head =
+        [b"GGUF", &3u32.to_le_bytes()[..], &0u64.to_le_bytes(), &1u64.to_le_bytes(), &(1u64 << 30).to_le_bytes()];
+    std::fs::write(&sparse, head.concat()).unwrap();
+    std::fs::File::options().write(true).open(&sparse).unwrap().set_len(2 << 30).unwrap();
+    let out = elsewhere.path().join("imported");
+    let error = import(&Import { file: &sparse, out: &out, tokenizer: None, config: None }).unwrap_err().to_string();
+    assert!(error.contains("header has at most"), "{error}");
+    // an alignment that the reader divides by
+    let mut aligned = [b"GGUF", &3u32.to_le_bytes()[..], &0u64.to_le_bytes(), &1u64.to_le_bytes()].concat();
+    aligned.extend([text("general.alignment"), Meta::Number(0).encode()].concat());
+    let error = taken(&aligned, folder.path()).unwrap_err().to_string();
+    assert!(error.contains("does not survive"), "{error}");
 }

@@ -86,6 +86,31 @@ fn round(folder: &Path, file: &str, samples: &str, members: &[&str]) {
     }
 }
 
+/// What a node would be stopped by when it starts is found here, too.
+#[test]
+fn policies_and_approvals_that_were_changed_are_in_the_way() {
+    let (folder, _) = two();
+    let at = folder.path();
+    round(at, "round.toml", "4", &["north"]);
+    assert_eq!(check(&look(at, "north", &[]).1, "policy").0, "ok");
+    let policy = at.join("north/policy.toml");
+    std::fs::write(&policy, "require_approval = true\n").unwrap();
+    let (code, report) = look(at, "north", &[]);
+    let (state, found, _) = check(&report, "policy");
+    assert!(code == 1 && state == "failed" && found.contains("require_approval"), "{report:#}");
+    std::fs::write(&policy, "require_coffee = true\n").unwrap();
+    let (_, report) = look(at, "north", &[]);
+    let (state, found, _) = check(&report, "policy");
+    assert!(state == "failed" && found.contains("policy.toml"), "{found}");
+    std::fs::remove_file(&policy).unwrap();
+    let rounds = std::fs::read_dir(at.join("north/rounds")).unwrap();
+    let approval = rounds.map(|entry| entry.unwrap().path().join("approval.json")).next().unwrap();
+    let text = std::fs::read_to_string(&approval).unwrap();
+    std::fs::write(&approval, text.replace("\"role\": \"\"", "\"role\": \"chief\"")).unwrap();
+    assert_ne!(text, std::fs::read_to_string(&approval).unwrap(), "{text}");
+    assert_eq!(check(&look(at, "north", &[]).1, "policy").0, "failed");
+}
+
 #[test]
 fn what_is_missing_comes_with_the_command_that_makes_it() {
     let (folder, [_, south]) = two();

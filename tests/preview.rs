@@ -92,6 +92,22 @@ impl Site {
     }
 }
 
+/// Others would refuse it, and by then they would have it.
+#[test]
+fn a_ballot_that_is_none_of_the_round_is_not_signed_whoever_computed_it() {
+    let site = Site::new(&[]);
+    let at = site.at();
+    json(at, &site.approve(&[]));
+    let mask = ["mask", "compute", "--model", &site.model, "--data", "notes.txt", "--nsamples", "1", "--seqlen", "64"];
+    let local = [&mask[..], &["--sparsity", "0.25", "--out", "other.ballot"]].concat();
+    json(at, &local);
+    let listen = ["--listen", "/ip4/127.0.0.1/tcp/0", "--linger", "0", "--ballot", "other.ballot"];
+    let output = run(at, &[&["node", "run", "--home", "home", "--model", &site.model][..], &listen].concat());
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("does not fit the round, was not signed and does not leave"), "{message}");
+}
+
 #[test]
 fn what_was_seen_is_what_is_sent() {
     let site = Site::new(&[]);
@@ -258,7 +274,7 @@ fn a_policy_refuses_by_name_and_line_at_every_step() {
     policy("maximum_ballot_byte = 10\n");
     let output = run(at, &site.node());
     assert!(String::from_utf8_lossy(&output.stderr).contains("line 1: unknown field `maximum_ballot_byte`"));
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     policy("require_approval = true\nrequire_person = true\n");
     json(at, &site.approve(&["--person", "Ada", "--role", "officer"]));
     let output = run(at, &site.node());

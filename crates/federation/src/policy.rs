@@ -172,8 +172,23 @@ impl Policy {
 
     /// What to say when the preview that [`Policy::requires_preview`] asks for was not made.
     pub fn missing_preview(&self) -> Vec<Refused> {
+        self.unseen("no preview was made")
+    }
+
+    /// What to say when the attack of the preview could not read the ballot, which does not make that safe.
+    pub fn unread(&self) -> Vec<Refused> {
         let mut asked = Asked { policy: self, refused: Vec::new() };
-        let found = || "no preview was made".to_owned();
+        if let Some(rule) = &self.rules.maximum_recovered_percent {
+            let found = "the attack of the preview cannot read such a ballot, which does not make it safe".to_owned();
+            asked.refuse("maximum_recovered_percent", rule, format!("allows {} %", rule.get_ref()), found);
+        }
+        asked.refused
+    }
+
+    /// Rules about what a preview shows, where there is nothing to show.
+    fn unseen(&self, why: &str) -> Vec<Refused> {
+        let mut asked = Asked { policy: self, refused: Vec::new() };
+        let found = || why.to_owned();
         if let Some(rule) = &self.rules.maximum_recovered_percent {
             asked.refuse("maximum_recovered_percent", rule, format!("allows {} %", rule.get_ref()), found());
         }
@@ -214,6 +229,12 @@ impl Policy {
             let found =
                 format!("the round's `minimum_calibration_tokens` is {}", calibration.minimum_calibration_tokens);
             asked.refuse("minimum_calibration_tokens", rule, format!("requires {}", rule.get_ref()), found);
+        }
+        if terms.strategy == Strategy::Iterative && self.requires_preview() {
+            // later ballots depend on what is agreed on before them: nobody can have seen them
+            asked
+                .refused
+                .extend(self.unseen("the round is iterative, and only the ballot of its first block can be seen"));
         }
         let members = consortium.members().len() as u64;
         asked.at_least("minimum_members", &rules.minimum_members, members, "members of the consortium");

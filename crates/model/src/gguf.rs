@@ -163,9 +163,17 @@ pub fn import(import: &Import<'_>) -> Result<Imported, GgufError> {
     let reading = |source| GgufError::Read { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(reading)?;
     let bytes = file.metadata().map_err(reading)?.len();
-    let content = Content::read(&mut Bounded(&mut file));
-    let content =
-        content.map_err(|error| GgufError::Format { path: path.to_owned(), why: shown(&error.to_string()) })?;
+    let longer = if bytes > MAX_HEADER_BYTES {
+        format!(" (a header has at most {MAX_HEADER_BYTES} bytes, and no more of the file was looked at)")
+    } else {
+        String::new()
+    };
+    let unreadable = |why: &str| GgufError::Format { path: path.to_owned(), why: shown(why) + &longer };
+    let mut bounded = Bounded { file: &mut file, end: bytes.min(MAX_HEADER_BYTES) };
+    // it divides by an alignment that may be zero
+    let content = crate::text::survived(|| Content::read(&mut bounded))
+        .ok_or_else(|| unreadable("it is damaged in a way that the reader does not survive"))?
+        .map_err(|error| unreadable(&error.to_string()))?;
     let metadata = config::Metadata(&content.metadata);
     let architecture = metadata.text("general.architecture").unwrap_or("none");
     if architecture != "llama" {
@@ -239,21 +247,27 @@ fn read_given(path: &Path, limit: u64) -> Result<Vec<u8>, GgufError> {
     }
 }
 
-/// A reader that goes no further than a header may.
-struct Bounded<'f>(&'f mut File);
+/// A reader to whom a file ends where a header has to.
+struct Bounded<'f> {
+    file: &'f mut File,
+    /// Where that is, in bytes.
+    end: u64,
+}
 
 impl Read for Bounded<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.0.stream_position()? > MAX_HEADER_BYTES {
-            return Err(io::Error::other(format!("its header has more than {MAX_HEADER_BYTES} bytes")));
-        }
-        self.0.read(buffer)
+        let left = self.end.saturating_sub(self.file.stream_position()?);
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        self.file.read(&mut buffer[..most])
     }
 }
 
 impl Seek for Bounded<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.0.seek(to)
+        match to {
+            SeekFrom::End(from) => self.file.seek(SeekFrom::Start(self.end.saturating_add_signed(from))),
+            other => self.file.seek(other),
+        }
     }
 }
 

@@ -130,6 +130,12 @@ thread_local! {
 
 /// Runs code of the tokenizer library, which panics on some damaged files, and turns a panic into an error.
 fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    survived(call)
+        .unwrap_or_else(|| Err("the file is damaged in a way that the tokenizer library does not survive".into()))
+}
+
+/// Runs code of a library that panics on some damaged files; nothing if it did. The panic is not reported.
+pub(crate) fn survived<T>(call: impl FnOnce() -> T) -> Option<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let report = panic::take_hook();
@@ -142,7 +148,7 @@ fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Resul
     let before = GUARDED.replace(true);
     let result = panic::catch_unwind(AssertUnwindSafe(call));
     GUARDED.set(before);
-    result.unwrap_or_else(|_| Err("the file is damaged in a way that the tokenizer library does not survive".into()))
+    result.ok()
 }
 
 /// How a file is read.

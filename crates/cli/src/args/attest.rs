@@ -32,7 +32,7 @@ pub enum AttestCommand {
 #[derive(Debug, Args)]
 pub struct AttestBallotOptions {
     /// The member's folder.
-    #[arg(long, value_name = "HOME")]
+    #[arg(long, value_name = "HOME", env = "FEDPRUNE_HOME")]
     pub home: PathBuf,
     /// Folder with the transcript of the round.
     #[arg(long, value_name = "TRANSCRIPT")]
@@ -50,13 +50,13 @@ pub struct AttestBallotOptions {
 #[derive(Debug, Args)]
 pub struct AttestResultOptions {
     /// The member's folder.
-    #[arg(long, value_name = "HOME")]
+    #[arg(long, value_name = "HOME", env = "FEDPRUNE_HOME")]
     pub home: PathBuf,
     /// Folder with the transcript of the round.
     #[arg(long, value_name = "TRANSCRIPT")]
     pub transcript: PathBuf,
     /// The base model.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "FEDPRUNE_MODEL")]
     pub model: PathBuf,
     /// The pruned model that the round came to.
     #[arg(long, value_name = "DIR")]
@@ -74,7 +74,7 @@ pub struct AttestModelOptions {
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
     /// The member's folder.
-    #[arg(long, value_name = "HOME")]
+    #[arg(long, value_name = "HOME", env = "FEDPRUNE_HOME")]
     pub home: PathBuf,
     /// Where to write the signature, outside the folder.
     #[arg(long, value_name = "FILE")]

@@ -86,7 +86,7 @@ pub struct KeyShowOptions {
 #[derive(Debug, Args)]
 pub struct KeyAttestationOptions {
     /// The member's folder; the key is HOME/attestation-key.pem.
-    #[arg(long, value_name = "HOME")]
+    #[arg(long, value_name = "HOME", env = "FEDPRUNE_HOME")]
     pub home: PathBuf,
 }
 
@@ -152,7 +152,7 @@ pub struct ConsortiumAddOptions {
 #[derive(Debug, Args)]
 pub struct ConsortiumRenewOptions {
     /// The member's folder, with the consortium in it and, unless it is lost, the key.
-    #[arg(long, value_name = "HOME")]
+    #[arg(long, value_name = "HOME", env = "FEDPRUNE_HOME")]
     pub home: PathBuf,
     /// What the member is called [default: whose HOME/key.pem is].
     #[arg(long)]

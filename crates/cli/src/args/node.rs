@@ -29,7 +29,8 @@ A node that was stopped or killed goes on when the same command is repeated. Wit
 JSON object a line.
 
 Exit codes: 0 the round came to a mask, 1 failed, 2 not understood, 3 the round was abandoned, this \
-key is of no member, or the network cannot be used, 4 no round is approved, 130 stopped by a signal.")]
+key is of no member, or the network cannot be used, 4 no round is approved, or policy or approval of this site refuse, \
+130 stopped by a signal.")]
 pub struct NodeRunOptions {
     /// The member's folder, with key, consortium and approved round.
     #[arg(long, value_name = "HOME", env = "FEDPRUNE_HOME")]
@@ -141,9 +142,9 @@ What there is to see comes from the page of the node, if it runs with --page; ot
 and then without agreement and log. Keys: q ends, arrows and PageUp, PageDown, Home, End move in the log.")]
 pub struct NodeWatchOptions {
     /// The member's folder.
-    #[arg(long, value_name = "HOME")]
+    #[arg(long, value_name = "HOME", env = "FEDPRUNE_HOME")]
     pub home: PathBuf,
     /// Which round, if several are approved.
-    #[arg(long, value_name = "ROUND_ID")]
+    #[arg(long, value_name = "ROUND_ID", env = "FEDPRUNE_ROUND")]
     pub round: Option<RoundId>,
 }

@@ -50,6 +50,9 @@ pub struct PreflightOptions {
     /// Calibration text: .txt and .jsonl files, or folders of them.
     #[arg(long, value_name = "PATH", num_args = 1.., env = "FEDPRUNE_DATA")]
     pub data: Vec<PathBuf>,
+    /// What this site allows [default: HOME/policy.toml, if there is one].
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
     /// Where the pruned model would be written [default: in the round's folder].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

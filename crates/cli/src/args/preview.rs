@@ -16,16 +16,16 @@ pub struct RoundPreviewOptions {
     #[arg(value_name = "ROUND")]
     pub round: PathBuf,
     /// The member's folder, with key.pem, consortium.toml and consortium.signatures.
-    #[arg(long, value_name = "HOME")]
+    #[arg(long, value_name = "HOME", env = "FEDPRUNE_HOME")]
     pub home: PathBuf,
     /// The round's base model.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "FEDPRUNE_MODEL")]
     pub model: PathBuf,
     /// Calibration text, which never leaves this machine: .txt and .jsonl files, or folders of them.
-    #[arg(long, value_name = "PATH", num_args = 1..)]
+    #[arg(long, value_name = "PATH", num_args = 1.., env = "FEDPRUNE_DATA")]
     pub data: Vec<PathBuf>,
     /// Field that holds the text in .jsonl files.
-    #[arg(long, default_value = "text")]
+    #[arg(long, default_value = "text", env = "FEDPRUNE_FIELD")]
     pub field: String,
     /// Also write the preview as a page, readable by its owner alone.
     #[arg(long, value_name = "FILE.html")]
@@ -48,6 +48,6 @@ pub struct RoundPreviewOptions {
 #[derive(Debug, Args)]
 pub struct RoundApprovalsOptions {
     /// The member's folder.
-    #[arg(long, value_name = "HOME")]
+    #[arg(long, value_name = "HOME", env = "FEDPRUNE_HOME")]
     pub home: PathBuf,
 }

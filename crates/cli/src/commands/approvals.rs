@@ -92,6 +92,31 @@ pub(super) fn read_log(home: &Path, keys: &[VerifyingKey]) -> anyhow::Result<Vec
     }
 }
 
+/// Refuses a log that lacks the approval of a round of this home: a chain does not tell that its end was cut off.
+///
+/// # Errors
+/// Naming the approval that is not in the log.
+pub(super) fn nothing_cut_off(home: &Path, log: &[SignedApproval]) -> anyhow::Result<()> {
+    let rounds = home.join("rounds");
+    let entries = match std::fs::read_dir(&rounds) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", rounds.display())),
+    };
+    for entry in entries {
+        let folder = entry.with_context(|| format!("cannot read `{}`", rounds.display()))?.path();
+        let Some(signed) = ApprovalFile::read(&folder)?.and_then(|file| file.signed) else { continue };
+        if !log.contains(&signed) {
+            bail!(
+                "`{}` is not in `{}`: lines of that were taken out, or it was moved away",
+                folder.join("approval.json").display(),
+                log_path(home).display()
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Also returns how many bytes whole lines have: what follows was torn when it was written.
 fn read_open(file: File, path: &Path, keys: &[VerifyingKey]) -> anyhow::Result<(Vec<SignedApproval>, u64)> {
     let mut text = String::new();
@@ -239,6 +264,30 @@ mod tests {
         append(home.path(), approval(5), &other, &both).unwrap();
         assert_eq!(read_log(home.path(), &both).unwrap().len(), 5);
         assert!(read_log(home.path(), &both[1..]).is_err());
+    }
+
+    #[test]
+    fn a_log_whose_end_was_cut_off_lacks_an_approval_of_a_round() {
+        let home = tempfile::tempdir().unwrap();
+        for number in 1..=2 {
+            let signed = append(home.path(), approval(number), &key(), &[key().verifying_key()]).unwrap();
+            let folder = home.path().join("rounds").join(number.to_string());
+            std::fs::create_dir_all(&folder).unwrap();
+            let file = ApprovalFile {
+                round: signed.approval.round,
+                consortium: signed.approval.consortium,
+                approved_unix_ms: u64::from(number),
+                program: "fedprune".to_owned(),
+                signed: Some(signed),
+            };
+            file.write(&folder).unwrap();
+        }
+        let log = read_log(home.path(), &[key().verifying_key()]).unwrap();
+        nothing_cut_off(home.path(), &log).unwrap();
+        for kept in 0..2 {
+            let error = nothing_cut_off(home.path(), &log[..kept]).unwrap_err().to_string();
+            assert!(error.contains("approval.json` is not in"), "{error}");
+        }
     }
 
     #[test]

@@ -119,13 +119,26 @@ fn model(
     let Some(folder) = &options.pruned else {
         bail!("`{}` is the signature of a folder; give that, too: --pruned DIR", options.file.display());
     };
-    let known = consortium.indices().find_map(|index| {
-        let pem = consortium.member(index)?.attestation_key.as_deref()?;
-        let key = AttestationPublicKey::from_pem(pem).ok()?;
-        (key.hint().ok()? == signature.hint()).then_some((index, key))
-    });
-    let Some((member, key)) = known else {
-        return Ok(Some(ModelError::Stranger(signature.hint().chars().take(64).collect()).into()));
+    let known: Vec<(fedprune_federation::MemberIndex, AttestationPublicKey)> = consortium
+        .indices()
+        .filter_map(|index| {
+            let pem = consortium.member(index)?.attestation_key.as_deref()?;
+            let key = AttestationPublicKey::from_pem(pem).ok()?;
+            (key.hint().ok()? == signature.hint()).then_some((index, key))
+        })
+        .collect();
+    let (member, key) = match <[_; 1]>::try_from(known) {
+        Ok([known]) => known,
+        Err(none) if none.is_empty() => {
+            return Ok(Some(ModelError::Stranger(signature.hint().chars().take(64).collect()).into()));
+        }
+        Err(several) => {
+            let members: Vec<_> = several.into_iter().map(|(member, _)| member).collect();
+            let names = names(consortium, &members).join("`, `");
+            return Ok(Some(anyhow::anyhow!(
+                "`{names}` all name the key that signed it as theirs, so that it is nobody's: one of them is to renew it"
+            )));
+        }
     };
     let files = folder_files(folder, meter)?;
     if let Err(error) = signature.verify(&key, &files) {

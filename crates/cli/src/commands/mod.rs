@@ -72,9 +72,5 @@ mod shared;
 #[cfg(feature = "federation")]
 mod site_policy;
 
-/// What the program exits with when this site's policy refuses.
-#[cfg(feature = "federation")]
-pub const REFUSED_BY_POLICY: u8 = 4;
-
 #[cfg(feature = "silo")]
 use shared::{content_digest, decoder, encode_error, sequence_tokens};

@@ -3,19 +3,19 @@
 //! The policy is asked when a node starts, about the round and the approval, before anybody is spoken to; and again about
 //! the very bytes of each ballot before it is signed, since text may have changed since it was looked at.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use fedprune_federation::policy::{BallotFacts, PolicyRefusal, Refused};
-use fedprune_federation::{Approval, Height};
-use fedprune_mask::ballot::{Ballot, BallotHeader, Encoding, digest_of_bytes};
+use fedprune_federation::{Approval, Height, RoundId};
+use fedprune_mask::ballot::{Ballot, BallotHeader, digest_of_bytes};
 use fedprune_node::run::{Gate, OwnBallot};
 use fedprune_node::storage::home::{Home, Part};
 
 use super::approvals::ApprovalFile;
 use super::mask_file::MappedFile;
-use super::round::{Record, previewed, refused};
+use super::round::{Record, all_encodings, previewed, refused};
 use super::site_policy::SitePolicy;
 use crate::args::NodeRunOptions;
 use crate::files::{program, shell};
@@ -35,15 +35,28 @@ struct Asked {
 /// # Errors
 /// [`PolicyRefusal`]; an approval that was changed; whatever keeps a home from being used.
 pub(super) fn gate(options: &NodeRunOptions) -> anyhow::Result<Gate> {
-    let home = Home::inspect(&options.home)?;
-    let Part { consortium, round, folder, identity } = home.part(options.round)?;
+    ask_before(&options.home, options.round, options.policy.as_deref(), options.ballot.as_deref())
+}
+
+/// The same, of a home in which no node is started yet.
+///
+/// # Errors
+/// As [`gate`].
+pub(super) fn ask_before(
+    folder: &Path,
+    round: Option<RoundId>,
+    policy: Option<&Path>,
+    ballot: Option<&Path>,
+) -> anyhow::Result<Gate> {
+    let home = Home::inspect(folder)?;
+    let Part { consortium, round, folder, identity } = home.part(round)?;
     let file = folder.approval();
     let approval = match ApprovalFile::read(folder.folder())? {
         Some(file) => file.checked(round.id(), &identity.signing_key.verifying_key()).map(|found| found.cloned()),
         None => Ok(None),
     };
     let approval = approval.with_context(|| format!("`{}` does not count", file.display()))?;
-    let site = SitePolicy::find(home.folder(), options.policy.as_deref())?;
+    let site = SitePolicy::find(home.folder(), policy)?;
     if let Some(site) = &site {
         let mut found = site.policy.check_round(round.terms(), consortium.consortium());
         found.extend(site.policy.check_approval(approval.as_ref(), None));
@@ -57,7 +70,7 @@ pub(super) fn gate(options: &NodeRunOptions) -> anyhow::Result<Gate> {
         }
         found.dedup_by(|a, b| a.rule == b.rule);
         site.heed(found).with_context(|| {
-            let (program, home) = (program(), shell(&options.home));
+            let (program, home) = (program(), shell(home.folder()));
             let document = shell(&folder.document());
             format!(
                 "the node was not started; see what would leave: {program} round preview {document} --home {home} \
@@ -67,7 +80,7 @@ pub(super) fn gate(options: &NodeRunOptions) -> anyhow::Result<Gate> {
     }
     let asked = Asked { site, approval, file, folder: folder.folder().to_owned() };
     // a ballot that lies there already need not wait for the network to be refused
-    let known = options.ballot.clone().unwrap_or_else(|| folder.folder().join("contribution/height-0000.ballot"));
+    let known = ballot.map(Path::to_owned).unwrap_or_else(|| folder.folder().join("contribution/height-0000.ballot"));
     if known.is_file() && !folder.wal().exists() {
         let bytes = MappedFile::open(&known)?;
         asked.approved(Height(0), digest_of_bytes(bytes.bytes()))?;
@@ -106,6 +119,11 @@ impl Asked {
         }
     }
 
+    /// Whether this is the preview that was approved, where one was.
+    fn shows(&self, preview: fedprune_mask::Digest) -> bool {
+        self.approval.as_ref().and_then(|approval| approval.preview).is_none_or(|named| named == preview)
+    }
+
     fn ask(&self, own: &OwnBallot<'_>) -> Result<(), PolicyRefusal> {
         self.approved(own.height, own.digest)?;
         let Some(site) = &self.site else { return Ok(()) };
@@ -116,7 +134,7 @@ impl Asked {
                 return site.heed(vec![Refused { rule: "ballot", line: 0, allowed, found }]);
             }
         };
-        let encodings: Vec<Encoding> = (0..own.layout.taps().len()).map(|tap| ballot.encoding(tap)).collect();
+        let encodings = all_encodings(&ballot);
         let calibration_tokens = match ballot.header() {
             BallotHeader::Vote(vote) if vote.samples > 0 => {
                 Some(u64::from(vote.samples) * u64::from(vote.sequence_tokens))
@@ -130,7 +148,9 @@ impl Asked {
             if site.policy.requires_preview() {
                 // when the node started, the preview may have been of another ballot, or the policy another
                 found.extend(match Record::read(&self.folder) {
-                    Ok(Some((record, _))) if record.ballot == own.digest => refused(&site.policy, &record),
+                    Ok(Some((record, digest))) if record.ballot == own.digest && self.shows(digest) => {
+                        refused(&site.policy, &record)
+                    }
                     _ => site.policy.missing_preview(),
                 });
             }

@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::Context;
 use fedprune_checkpoint::Checkpoint;
 use fedprune_federation::consortium::Ratified;
-use fedprune_federation::{Round, RoundId};
+use fedprune_federation::{PolicyRefusal, Round, RoundId};
 use fedprune_node::storage::home::{Home, Identity};
 use serde::Serialize;
 
@@ -110,6 +110,22 @@ pub fn run(options: &PreflightOptions, meter: &Meter) -> anyhow::Result<Prefligh
     let checkpoint = model(options, known.round.as_ref(), meter, &mut checks);
     checks.extend(machine::text(options, known.round.as_ref()));
     if let Some(round) = &known.round {
+        checks.push(
+            match super::node_gate::ask_before(&options.home, options.round, options.policy.as_deref(), None) {
+                Ok(_) => Check::ok("policy", "neither this site's policy nor its approval is in the way"),
+                Err(error) => match error.chain().find_map(|cause| cause.downcast_ref::<PolicyRefusal>()) {
+                    Some(refusal) => {
+                        let home = shell(&options.home);
+                        let document =
+                            shell(&options.home.join("rounds").join(round.id().to_string()).join("round.toml"));
+                        let remedy =
+                            format!("{} round preview {document} --home {home}, then round approve", program());
+                        Check::failed("policy", refusal.to_string(), remedy)
+                    }
+                    None => Check::error("policy", &error),
+                },
+            },
+        );
         let members = known.consortium.as_ref().map_or(0, |(consortium, ..)| consortium.members().len());
         checks.push(machine::disk(options, round, checkpoint.as_ref(), members));
         checks.push(machine::memory(options, round, checkpoint.as_ref()));
@@ -174,6 +190,10 @@ fn membership(options: &PreflightOptions, checks: &mut Vec<Check>) -> Known {
             return known;
         }
     };
+    // a round of before a change is finished with the consortium and the keys of then
+    let round = home.round(&consortium, options.round);
+    let lineage = round.as_ref().ok().and_then(|(round, _)| consortium.in_lineage(round.terms().consortium));
+    let consortium = lineage.unwrap_or(&consortium).clone();
     let identity = match home.identity(&consortium) {
         Ok(identity) => identity,
         Err(error) => {
@@ -187,7 +207,7 @@ fn membership(options: &PreflightOptions, checks: &mut Vec<Check>) -> Known {
     let members = consortium.members().len();
     checks
         .push(Check::ok("consortium", format!("`{}`, {id}, signed by all {members}", consortium.consortium().name())));
-    match home.round(&consortium, options.round) {
+    match round {
         Ok((round, _)) => {
             checks.push(Check::ok("round", format!("{}, approved", round.id())));
             known.round = Some(round);
@@ -203,7 +223,7 @@ fn membership(options: &PreflightOptions, checks: &mut Vec<Check>) -> Known {
 }
 
 /// Whether a node runs on a home, without taking the lock for longer than it takes to look.
-fn is_in_use(home: &Path) -> bool {
+pub(super) fn is_in_use(home: &Path) -> bool {
     home.join("lock").exists()
         && Home::open(home).is_err_and(|error| matches!(error, fedprune_node::storage::home::HomeError::InUse { .. }))
 }

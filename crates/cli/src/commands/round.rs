@@ -11,4 +11,4 @@ pub(super) use approve::refused;
 pub use approve::{ApprovalReport, ApprovalsReport, approvals, approve};
 pub use document::{RoundReport, new, show};
 pub use silo_preview::{PreviewReport, preview};
-pub(super) use silo_preview::{Record, previewed};
+pub(super) use silo_preview::{Record, all_encodings, previewed};

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use fedprune_federation::policy::{DOCUMENT_LIMIT, Policy, PolicyRefusal, Refused};
 
 use super::home::read_text;
+use crate::exit::Usage;
 
 /// A policy and where it lies.
 #[derive(Debug, Clone)]
@@ -28,7 +28,8 @@ impl SitePolicy {
             return Ok(None);
         }
         let text = read_text(&path, DOCUMENT_LIMIT)?;
-        let policy = Policy::parse(&text).with_context(|| format!("`{}` is no policy", path.display()))?;
+        let policy =
+            Policy::parse(&text).map_err(|error| Usage(format!("`{}` is no policy: {error}", path.display())))?;
         Ok(Some(Self { path, policy }))
     }
 

@@ -8,4 +8,4 @@ mod tests;
 mod validate;
 
 pub use header::{BallotHeader, MAX_BODY_BYTES, largest_body_bytes};
-pub use validate::{InvalidBallot, Validated, validate};
+pub use validate::{InvalidBallot, Validated, check_body, validate};

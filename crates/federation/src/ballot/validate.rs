@@ -142,10 +142,19 @@ pub fn validate(
     if (found, found_bytes) != (signed, signed_bytes) {
         return Err(InvalidBallot::Body { found, found_bytes, signed, signed_bytes });
     }
-    let BodyHeader::Vote(vote) = body.header() else { return Err(InvalidBallot::NotAVote) };
-    check_recipe(vote, round.terms())?;
-    check_masks(body, round.terms(), weights)?;
+    check_body(body, round.terms(), weights)?;
     Ok(Validated { header })
+}
+
+/// Checks what a ballot says, whoever signs it: the part of [`validate`] that needs no header, for a member that is about to
+/// sign its own.
+///
+/// # Errors
+/// [`InvalidBallot`] naming what is wrong.
+pub fn check_body(body: &Ballot<'_>, terms: &Terms, weights: &dyn MatrixSource) -> Result<(), InvalidBallot> {
+    let BodyHeader::Vote(vote) = body.header() else { return Err(InvalidBallot::NotAVote) };
+    check_recipe(vote, terms)?;
+    check_masks(body, terms, weights)
 }
 
 fn check_recipe(vote: &VoteHeader, terms: &Terms) -> Result<(), InvalidBallot> {

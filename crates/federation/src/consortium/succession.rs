@@ -314,6 +314,15 @@ pub(super) fn check(consortium: &Consortium, predecessor: &Ratified) -> Result<(
         if let Some(owner) = keys(member).iter().find_map(|key| retired.get(key)) {
             return Err(SuccessionError::RetiredKey { member: member.name.clone(), owner: (*owner).to_owned() });
         }
+        // nor does a key that its member gives up in this very change go to another
+        let given_up = predecessor.members().iter().find(|owner| {
+            owner.name != member.name
+                && keys(owner).iter().any(|key| keys(member).contains(key))
+                && consortium.index_by_name(&owner.name).is_some()
+        });
+        if let Some(owner) = given_up {
+            return Err(SuccessionError::RetiredKey { member: member.name.clone(), owner: owner.name.clone() });
+        }
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! The policy names the style and the script by their digests, so that nothing else runs, whatever a member calls
 //! itself; and the script writes text, never markup.
 
+use base64ct::{Base64, Encoding as _};
 use hyper::body::Bytes;
 use hyper::header::HeaderValue;
 use sha2::{Digest as _, Sha256};
@@ -43,16 +44,7 @@ fn between<'a>(html: &'a str, tag: &str) -> Option<&'a str> {
 
 /// How a policy names it: by SHA-256, in base64.
 fn source(text: &str) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digest = Sha256::digest(text.as_bytes());
-    let mut encoded = String::new();
-    for three in digest.chunks(3) {
-        let number = three.iter().fold(0u32, |number, byte| number << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
-        for place in 0..4 {
-            let digit = (number >> (18 - 6 * place)) as usize & 63;
-            encoded.push(if place > three.len() { '=' } else { char::from(DIGITS[digit]) });
-        }
-    }
+    let encoded = Base64::encode_string(&Sha256::digest(text.as_bytes()));
     format!("'sha256-{encoded}'")
 }
 

@@ -20,7 +20,7 @@ use crate::run::{NodeError, addresses_of, instance};
 use crate::storage::home::Identity;
 
 /// How long the network goes on once everybody has answered, so that those who ask at the same time get theirs.
-const GRACE: Duration = Duration::from_millis(500);
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Whom to reach, as whom, and for how long.
 pub struct Request<'a> {

@@ -105,6 +105,16 @@ pub enum NodeError {
     /// The transcript was not written.
     #[error("the transcript was not written")]
     Transcript(#[from] fedprune_audit::transcript::WriteError),
+    /// A ballot of another round, or of none.
+    #[error(
+        "the ballot of this silo for height {height} does not fit the round, was not signed and does not leave: {why}"
+    )]
+    OwnBallot {
+        /// Its height.
+        height: fedprune_federation::Height,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A ballot that may not leave.
     #[error("this silo's ballot was not signed and does not leave")]
     Refused(#[source] fedprune_federation::PolicyRefusal),

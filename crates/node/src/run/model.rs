@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fedprune_checkpoint::Checkpoint;
-use fedprune_federation::ballot::{InvalidBallot, validate};
+use fedprune_federation::ballot::{InvalidBallot, check_body, validate};
 use fedprune_federation::round::Strategy;
 use fedprune_federation::{BallotHeader, Height, MemberIndex, Ratified, Round, SignatureChecked, Validated};
 use fedprune_mask::ballot::{EncodeError, MaskHeader, encode_mask};
@@ -151,9 +151,14 @@ impl RoundModel {
         height: Height,
         digest: Digest,
     ) -> Result<(), NodeError> {
-        let Some(gate) = gate else { return Ok(()) };
-        let (layout, _) = self.at(height)?;
+        let (layout, weights) = self.at(height)?;
         let body = blobs.open_mapped(&digest)?;
+        // others would refuse it, and by then they would have it
+        let foreign = |why| NodeError::OwnBallot { height, why };
+        let ballot = Ballot::parse_hashed(&body, layout, body.digest()).map_err(|error| foreign(chain(&error)))?;
+        let weights = Releasing { weights, bodies: std::slice::from_ref(&body) };
+        check_body(&ballot, self.round.terms(), &weights).map_err(|error| foreign(chain(&error)))?;
+        let Some(gate) = gate else { return Ok(()) };
         (gate.0)(&OwnBallot { height, digest, bytes: &body, layout }).map_err(NodeError::Refused)
     }
 

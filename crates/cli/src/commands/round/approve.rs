@@ -21,7 +21,7 @@ use super::preview::Preview;
 use super::silo_preview::{Record, previewed};
 use super::terms::TermsReport;
 use crate::args::{RoundApprovalsOptions, RoundApproveOptions};
-use crate::commands::approvals::{ApprovalFile, append, head, log_path, read_log, utc, who};
+use crate::commands::approvals::{ApprovalFile, append, head, log_path, nothing_cut_off, read_log, utc, who};
 use crate::commands::home::{Home, key_path, read_round, read_signing_key};
 use crate::commands::site_policy::SitePolicy;
 use crate::exit::Refused;
@@ -215,6 +215,9 @@ pub(in crate::commands) fn refused(policy: &Policy, record: &Record) -> Vec<Refu
     if let Some(attack) = &record.attack {
         refused.extend(policy.check_recovered(attack.recovered, attack.distinct));
     }
+    if record.unread {
+        refused.extend(policy.unread());
+    }
     refused
 }
 
@@ -274,10 +277,11 @@ crate::report!(ApprovalsReport);
 /// Lists the approvals of a home; every signature and link is checked.
 ///
 /// # Errors
-/// Naming the line of the log that was changed, or before which one is missing.
+/// Naming the line of the log that was changed, or before which one is missing, or the approval that it lacks.
 pub fn approvals(options: &RoundApprovalsOptions) -> anyhow::Result<ApprovalsReport> {
     let home = Home::open(&options.home)?;
     let log = read_log(&home.folder, &home.keys())?;
+    nothing_cut_off(&home.folder, &log)?;
     Ok(ApprovalsReport {
         member: home.name().to_owned(),
         log: log_path(&home.folder),
@@ -310,7 +314,11 @@ impl ApprovalsReport {
                 ("signed by", self.member.clone()),
                 (
                     "log",
-                    format!("{}: {} in all, none changed or missing", self.log.display(), count(rows.len() as u64))
+                    format!(
+                        "{}: {} in all, none changed, none of the rounds here missing",
+                        self.log.display(),
+                        count(rows.len() as u64)
+                    )
                 ),
                 ("its head", head.to_string()),
             ])

@@ -176,7 +176,7 @@ fn reveals(round: &Round) -> Vec<String> {
     let mut lines = vec![
         "A mask is not text, and it is not nothing. Whoever has this ballot and the model knows the average strength of"
             .to_owned(),
-        "every input channel on this silo's text: almost exactly from a mask, to one part in 128 from norms.".to_owned(),
+        "every input channel on this silo's text: almost exactly from a mask, to one part in 128 to 256 from norms.".to_owned(),
     ];
     if terms.data_free.contains(&DataFree { block: 0, tap: Tap::AttentionInput }) {
         lines.push(

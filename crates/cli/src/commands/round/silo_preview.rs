@@ -18,14 +18,16 @@ mod record;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use fedprune_federation::policy::{BallotFacts, Refused};
+use fedprune_federation::policy::Refused;
 use fedprune_federation::{ConsortiumId, RoundId};
 use fedprune_mask::ballot::{Ballot, EncodedBytes, digest_of_bytes};
 use fedprune_mask::{Digest, Layout};
 use serde::Serialize;
 
+pub(in crate::commands) use documents::all_encodings;
 pub(in crate::commands) use record::Record;
 
+use super::approve::refused;
 use super::model::open;
 use super::preview::Preview;
 use super::terms::TermsReport;
@@ -33,6 +35,7 @@ use crate::args::{ContributeOptions, RoundPreviewOptions};
 use crate::commands::contribute::{FirstBallot, first_ballot};
 use crate::commands::home::{Home, consortium_path, read_round};
 use crate::commands::mask_file::MappedFile;
+use crate::commands::preflight::is_in_use;
 use crate::commands::site_policy::SitePolicy;
 use crate::files::{check_new, create_secret, program, shell};
 use crate::output::{bytes, count, facts, tame};
@@ -136,18 +139,25 @@ pub fn preview(options: &RoundPreviewOptions, meter: &Meter) -> anyhow::Result<P
     };
     let mut warnings = home.warnings.clone();
     let began = folder.join("wal").exists();
+    if is_in_use(&options.home) {
+        bail!(
+            "a node runs on `{}`, and may be computing its ballot; wait for its end, or stop it",
+            options.home.display()
+        );
+    }
     let FirstBallot { path, checkpoint, layout, windows, calibration } = first_ballot(
         &contribute,
         meter,
         |path, calibration| {
             let fresh = is_previewed(path, &folder, calibration)?;
+            // what it is made of is not known any more: it is made again, of this text
             if began && !fresh {
                 warnings.push(
-                    "a node has begun this round, so that the ballot is the one that it has; its text may have been another"
+                    "a node has begun this round; if it has signed a ballot already, that one counts, whatever is seen here"
                         .to_owned(),
                 );
             }
-            Ok(!fresh && !began)
+            Ok(!fresh)
         },
     )?;
     let file = MappedFile::open(&path)?;
@@ -160,17 +170,11 @@ pub fn preview(options: &RoundPreviewOptions, meter: &Meter) -> anyhow::Result<P
         meter,
     )?;
     let encodings = documents::encodings(&ballot);
-    let record = Record::new(&round, home.name(), &ballot, documents.as_ref(), attack.score());
-    let policy = policy.map(|site| {
-        let mut refused = site.policy.check_ballot(BallotFacts {
-            bytes: ballot.bytes().len() as u64,
-            encodings: &documents::all_encodings(&ballot),
-            calibration_tokens: record.calibration_tokens,
-        });
-        if let Some(score) = attack.score() {
-            refused.extend(site.policy.check_recovered(score.recovered as u64, score.distinct as u64));
-        }
-        PolicyReport { file: site.path.clone(), digest: site.policy.digest(), refused }
+    let record = Record::new(&round, home.name(), &ballot, documents.as_ref(), attack.score(), attack.is_unread());
+    let policy = policy.map(|site| PolicyReport {
+        file: site.path.clone(),
+        digest: site.policy.digest(),
+        refused: refused(&site.policy, &record),
     });
     let record_digest = record.write(&folder)?;
     let mut report = PreviewReport {
@@ -232,7 +236,7 @@ pub(in crate::commands) fn previewed(folder: &Path) -> anyhow::Result<Option<(Re
 impl PreviewReport {
     fn exit(&self) -> u8 {
         let refused = self.policy.as_ref().is_some_and(|policy| !policy.refused.is_empty());
-        if refused { crate::commands::REFUSED_BY_POLICY } else { 0 }
+        if refused { crate::exit::REFUSED } else { 0 }
     }
 
     /// What is to be typed next.

@@ -193,6 +193,31 @@ fn a_chain_is_checked_link_by_link() {
 }
 
 #[test]
+fn a_key_that_is_given_up_goes_to_nobody_in_the_same_change() {
+    let founded = consortium_of(4);
+    for (new, with) in [("mallory", 40), ("member 0000", 0)] {
+        // the fourth renews its key, and somebody else comes with the one that it had, for signing or for its node
+        let stolen = key(3).verifying_key();
+        let thief = edited(&founded, |all| {
+            all[3].signing_key = key(10).verifying_key();
+            all[3].peer_key = key(10).verifying_key();
+            match all.iter_mut().find(|member| member.name == new) {
+                Some(member) => member.peer_key = stolen,
+                None => {
+                    all.push(member(new, with));
+                    all.last_mut().unwrap().peer_key = stolen;
+                }
+            }
+        });
+        let error = Draft::succeeding(thief, founded.clone()).unwrap_err();
+        assert!(
+            matches!(&error, SuccessionError::RetiredKey { member, owner } if member == new && owner == "member 0003"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn a_key_that_left_does_not_return() {
     let founded = consortium_of(4);
     let first = signed(renewed(&founded), &founded, &[10], &[0, 1, 2]).ratify().unwrap();

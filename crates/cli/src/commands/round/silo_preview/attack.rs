@@ -239,6 +239,11 @@ impl Attack {
         }
     }
 
+    /// Whether it cannot be made on such a ballot.
+    pub fn is_unread(&self) -> bool {
+        matches!(self.outcome, Outcome::Unread { .. })
+    }
+
     /// The table of sizes.
     pub fn rows(&self) -> Vec<Vec<String>> {
         let row = |report: &SizeReport| {

@@ -105,7 +105,7 @@ pub(super) fn counted(number: usize, what: &str) -> String {
 }
 
 /// How a ballot's inputs are encoded, each.
-pub(super) fn all_encodings(ballot: &Ballot<'_>) -> Vec<Encoding> {
+pub(in crate::commands) fn all_encodings(ballot: &Ballot<'_>) -> Vec<Encoding> {
     (0..super::taps(ballot.layout())).map(|tap| ballot.encoding(tap)).collect()
 }
 

@@ -39,6 +39,9 @@ pub(in crate::commands) struct Record {
     /// What the attack came to; absent where it was not made, because there is nothing to attack or it cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attack: Option<AttackRecord>,
+    /// Whether it cannot be made on such a ballot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unread: bool,
 }
 
 /// How many tokens were recovered.
@@ -62,6 +65,7 @@ impl Record {
         ballot: &Ballot<'_>,
         documents: Option<&Documents>,
         score: Option<&Score>,
+        unread: bool,
     ) -> Self {
         Self {
             round: round.id(),
@@ -80,6 +84,7 @@ impl Record {
                 baseline: score.baseline as u64,
                 beyond: score.beyond as u64,
             }),
+            unread,
         }
     }
 
