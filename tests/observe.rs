@@ -144,6 +144,8 @@ fn a_round_is_seen_as_it_runs() {
     assert_eq!(last.events["decided"], u64::from(last.status.heights));
 
     // one moment between two scrapes
+    let home = nodes.home(0).to_str().expect("a path").to_owned();
+    let status = command(&["node", "status", "--home", &home]);
     let (before, between, after) = (scrape(&metrics), state(&page), scrape(&metrics));
     let (before, between, after) = (before.expect("answers"), between.expect("answers"), after.expect("answers"));
     for (kind, bytes) in between.status.sent.by_name() {
@@ -158,8 +160,6 @@ fn a_round_is_seen_as_it_runs() {
     assert!(scrapes.iter().any(|families| connected(families) == 3.0));
     assert_eq!(after["fedprune_phase"].samples[&(String::new(), labels("phase", "agreed"))], 1.0);
     // `node status` tells the same, at most ten seconds behind with bytes
-    let home = nodes.home(0).to_str().expect("a path").to_owned();
-    let status = command(&["node", "status", "--home", &home]);
     assert_eq!(
         (status["phase"].as_str(), status["height"].as_u64()),
         (Some("agreed"), Some(u64::from(between.status.heights)))

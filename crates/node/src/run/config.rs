@@ -25,6 +25,8 @@ pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 pub const TRAFFIC_INTERVAL: Duration = Duration::from_secs(10);
 /// How often a node that is looked at says how it is doing, at most.
 pub const PUBLISH_INTERVAL: Duration = Duration::from_millis(250);
+/// How long a node that is looked at shows its end, once all of that is known.
+pub const LOOKED_AT_GRACE: Duration = Duration::from_secs(5);
 /// How long a node that has everybody's result stays, so that the last ones get their answers.
 pub const GRACE: Duration = Duration::from_millis(1500);
 /// How long children get to end by themselves before they are killed.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use fedprune_federation::machine::Outcome;
 
 use super::super::conclude::{ConcludeInputs, conclude};
-use super::super::config::{GRACE, TRAFFIC_INTERVAL};
+use super::super::config::{GRACE, LOOKED_AT_GRACE, TRAFFIC_INTERVAL};
 use super::super::error::NodeError;
 use super::super::events::NodeEvent;
 use super::super::model::chain;
@@ -53,7 +53,7 @@ impl Driver<'_> {
     pub(super) fn ending(&self) -> Option<Ending> {
         let (outcome, since) = self.finished?;
         let everybody = self.finished_members.len().saturating_add(1) >= self.parts.names.len();
-        let told = self.observed.as_ref().is_none_or(|observed| observed.is_told(GRACE));
+        let told = self.observed.as_ref().is_none_or(|observed| observed.is_told(LOOKED_AT_GRACE));
         let over = since.elapsed() >= self.parts.config.linger || (everybody && told && since.elapsed() >= GRACE);
         over.then_some(ending_of(outcome))
     }
