@@ -12,7 +12,8 @@
 //!    band as [`Ballot::mask`](crate::Ballot::mask) checks them against W: budget, and that they are the ones to be
 //!    written.
 //! 5. Weights that some ballot splits by flat index (a few of each ballot) are looked up one by one.
-//! 6. Votes of each level, hence the number of votes at which the budget runs out, and the magnitude.
+//! 6. The thresholds of each column in order, hence the number of votes at which the budget runs out (`ranked.rs`), and the
+//!    magnitude.
 //! 7. One more read of W compares it with the levels that result.
 //!
 //! The number of votes at which the budget runs out, v, is known after step 6 from histograms alone. All
@@ -20,12 +21,15 @@
 //! is pruned. Anything that does not fit (single precision, a band too wide, ties too many to look up, a ballot that
 //! fails its check) is left to the expanded way, which says what is wrong.
 
+mod histogram;
+mod ranked;
 mod soundness;
 mod steps;
 mod ties;
 
+use self::ranked::{Ranked, Votes};
 use self::soundness::are_sound;
-use self::steps::{Histogram, Steps};
+use self::steps::Steps;
 use self::ties::Ties;
 use crate::ballot::Carried;
 use crate::matrix_mask::MatrixMask;
@@ -44,6 +48,8 @@ use rayon::prelude::*;
 
 /// Columns that one task looks at.
 const TASK_COLUMNS: usize = 256;
+/// Weights looked up one by one that one task looks at.
+const TASK_PLACES: usize = 1 << 12;
 /// Weights that are looked up one by one: a sixteenth, and this many more.
 const FREE_PLACES: usize = 1 << 16;
 
@@ -157,8 +163,8 @@ impl LayerVotes {
 
     /// The number of votes at which the budget runs out, from thresholds and histograms alone.
     pub fn threshold(&self) -> Option<LayerThreshold> {
-        let (steps, histogram) = self.steps();
-        self.threshold_of(histogram, &self.votes_of_places(&steps))
+        let (_, threshold) = self.votes_and_threshold(&Ranked::new(&self.votes(), &self.band)?)?;
+        Some(threshold)
     }
 
     /// The global mask; none where too many weights tie to be looked up one by one.
@@ -182,7 +188,7 @@ impl LayerVotes {
         let (rows, columns, total) = (self.rows, self.columns, self.total());
         assert_eq!((weights.rows(), weights.columns()), (rows, columns), "the weights that were read");
         // votes of each level of each column's range, and 64 weights of any word without a division each
-        let (steps, _) = self.steps();
+        let steps = Steps::count(&self.votes(), &self.band);
         let (mut low, mut width, mut starts) = (Vec::new(), Vec::new(), Vec::new());
         for column in 0..columns {
             low.push(self.band.low(column) as u16);
@@ -195,7 +201,15 @@ impl LayerVotes {
             width.push(width[column]);
             starts.push(starts[column]);
         }
-        let places = self.votes_of_places(&steps);
+        let cells = &self.ties.cells;
+        let base: Vec<u32> = cells
+            .iter()
+            .map(|&(column, magnitude)| {
+                let column = column as usize;
+                steps.votes[self.band.starts()[column] + self.band.step(column, magnitude + 1)]
+            })
+            .collect();
+        let places = self.votes_of_places(&base);
         Counts::from_words(rows, columns, total, |word, planes| {
             let (first, end) = (word * 64, (word * 64 + 64).min(rows * columns));
             let mut above = [0u16; 64];
@@ -232,23 +246,14 @@ impl LayerVotes {
         self.voters.iter().map(|voter| voter.weight).sum()
     }
 
-    /// Votes of each level, and how many weights have each number of votes where no ballot splits.
-    fn steps(&self) -> (Steps, Histogram) {
-        let votes: Vec<(u32, &[u32])> =
-            self.voters.iter().map(|voter| (voter.weight, voter.thresholds.levels.as_slice())).collect();
-        let (steps, mut histogram) = Steps::count(&votes, &self.band, self.total());
-        for &(column, magnitude) in &self.ties.cells {
-            let weights = self.band.weights(column as usize, magnitude);
-            histogram.take(steps.at(&self.band, column as usize, magnitude), u64::from(weights));
-        }
-        (steps, histogram)
+    /// Weight and thresholds of each voter.
+    fn votes(&self) -> Vec<(u32, &[u32])> {
+        self.voters.iter().map(|voter| (voter.weight, voter.thresholds.levels.as_slice())).collect()
     }
 
-    /// Votes of the weights that are looked up one by one.
-    fn votes_of_places(&self, steps: &Steps) -> Vec<u32> {
-        let Self { voters, ties, band, .. } = self;
-        let base: Vec<u32> =
-            ties.cells.iter().map(|&(column, magnitude)| steps.at(band, column as usize, magnitude)).collect();
+    /// Votes of the weights that are looked up one by one; `base` are those of the cells.
+    fn votes_of_places(&self, base: &[u32]) -> Vec<u32> {
+        let Self { voters, ties, .. } = self;
         let votes = |&(index, cell): &(u64, u32)| {
             let splits = ties.splitters[cell as usize].iter().filter_map(|voter| {
                 let voter = &voters[*voter as usize];
@@ -256,29 +261,38 @@ impl LayerVotes {
             });
             base[cell as usize] + splits.sum::<u32>()
         };
-        ties.places.iter().map(votes).collect()
+        ties.places.par_iter().with_min_len(TASK_PLACES).map(votes).collect()
     }
 
-    /// Where the budget runs out; `places` are the votes of the weights that ballots split.
-    fn threshold_of(&self, mut histogram: Histogram, places: &[u32]) -> Option<LayerThreshold> {
-        histogram.add(self.total(), self.band.below());
+    /// Votes of the weights that are looked up one by one, and where the budget runs out.
+    fn votes_and_threshold(&self, ranked: &Ranked<'_>) -> Option<(Vec<u32>, LayerThreshold)> {
+        let Self { ties, band, .. } = self;
+        let Votes { mut histogram, cells } = ranked.votes(&ties.cells);
+        // weights of cells that ballots split are counted one by one
+        for (&(column, magnitude), votes) in ties.cells.iter().zip(&cells) {
+            histogram.take(*votes, u64::from(band.weights(column as usize, magnitude)));
+        }
+        let places = self.votes_of_places(&cells);
         places.iter().for_each(|votes| histogram.add(*votes, 1));
-        histogram.threshold(self.budget)
+        histogram.add(self.total(), band.below());
+        Some((places, histogram.threshold(self.budget)?))
     }
 
     /// The level of each column below which everything is pruned, and flat indices that are pruned besides.
     fn decide(&self, weights: WeightsView<'_>) -> Option<(Vec<u32>, Vec<u64>)> {
         let Self { band, ties, budget, columns, .. } = self;
         let (budget, columns) = (*budget, *columns);
-        let (steps, histogram) = self.steps();
-        let places = self.votes_of_places(&steps);
-        let LayerThreshold { votes, more, equal } = self.threshold_of(histogram, &places)?;
+        let votes = self.votes();
+        let ranked = Ranked::new(&votes, band)?;
+        let (places, LayerThreshold { votes, more, equal }) = self.votes_and_threshold(&ranked)?;
         let wanted = budget - more;
         let saturated = wanted == equal;
         if votes == self.total() && !saturated {
             // more are pruned by everybody than anybody may prune: not the ballots of one budget
             return None;
         }
+        // up to before which levels of each column weights have more votes, and as many or more
+        let ends = ranked.ends(votes);
         // of those with as many votes, by |W|: the magnitude at which the budget ends
         let (mut magnitude, mut rest, mut all_of_it) = (top_level(weights.dtype()), 0, true);
         let mut with_votes: Vec<(u32, u32, u64)> = Vec::new();
@@ -287,8 +301,8 @@ impl LayerVotes {
                 .into_par_iter()
                 .with_min_len(TASK_COLUMNS)
                 .flat_map_iter(|column| {
-                    let levels = steps.levels_with(band, column, votes);
-                    levels.map(move |level| (level, column as u32, u64::from(band.weights(column, level))))
+                    let (more, end) = ends[column];
+                    (more..end).map(move |level| (level, column as u32, u64::from(band.weights(column, level))))
                 })
                 .filter(|(level, column, weights)| {
                     *weights > 0 && ties.cells.binary_search(&(*column, *level)).is_err()
@@ -313,11 +327,8 @@ impl LayerVotes {
         let is_pruned =
             |of: u32, level: u32| of > votes || of == votes && (level < magnitude || level == magnitude && all_of_it);
         // of weights that ballots split, too, those that all of their votes prune
-        let levels: Vec<u32> = (0..columns)
-            .into_par_iter()
-            .with_min_len(TASK_COLUMNS)
-            .map(|column| steps.first_level_not(band, column, is_pruned))
-            .collect();
+        let past = magnitude.saturating_add(u32::from(all_of_it));
+        let levels: Vec<u32> = ends.iter().map(|(more, end)| past.clamp(*more, (*end).max(*more))).collect();
         let mut marked: Vec<u64> = Vec::new();
         let split_here = |of: u32, level: u32| of == votes && level == magnitude && !all_of_it;
         for (&(index, cell), &of_place) in ties.places.iter().zip(&places) {

@@ -115,7 +115,10 @@ impl Counts {
                 for batch in masks.chunks(BATCH) {
                     for place in (0..u32::BITS).filter(|place| weight >> place & 1 == 1) {
                         let first_word = task * TASK_BLOCKS * LANES;
-                        vectorized(|| add_tile(blocks, planes, place as usize, batch, first_word));
+                        vectorized(
+                            #[inline(always)]
+                            || add_tile(blocks, planes, place as usize, batch, first_word),
+                        );
                     }
                 }
             });

@@ -138,7 +138,13 @@ fn layer_mask(weights: WeightsView<'_>, counts: &Counts, sparsity: Sparsity) -> 
             }
             ones.iter().map(|ones| u64::from(ones.count_ones())).sum::<u64>()
         };
-        counts.tasks().map(|blocks| vectorized(|| blocks.chunks_exact(planes).map(ones_of).sum::<u64>())).sum()
+        let ones_of_task = |blocks: &[Lanes]| {
+            vectorized(
+                #[inline(always)]
+                || blocks.chunks_exact(planes).map(ones_of).sum::<u64>(),
+            )
+        };
+        counts.tasks().map(ones_of_task).sum()
     });
     let all_ties = threshold.ties == threshold.wanted;
     let mut ties = vec![0u64; if all_ties { 0 } else { mask.words().len() }];
@@ -162,10 +168,13 @@ fn layer_mask(weights: WeightsView<'_>, counts: &Counts, sparsity: Sparsity) -> 
     if all_ties {
         let parts = counts.tasks().zip(mask.words_mut().par_chunks_mut(LANES * TASK_BLOCKS));
         parts.for_each(|(blocks, mask)| {
-            vectorized(|| {
-                let parts = blocks.chunks_exact(planes).zip(mask.chunks_mut(LANES));
-                parts.for_each(|(block, mask)| split(block, mask, &mut []));
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    let parts = blocks.chunks_exact(planes).zip(mask.chunks_mut(LANES));
+                    parts.for_each(|(block, mask)| split(block, mask, &mut []));
+                },
+            );
         });
         mask.words_mut().last_mut().into_iter().for_each(|word| *word &= last_word);
         return mask;
@@ -173,10 +182,13 @@ fn layer_mask(weights: WeightsView<'_>, counts: &Counts, sparsity: Sparsity) -> 
     let of_task = LANES * TASK_BLOCKS;
     let parts = counts.tasks().zip(mask.words_mut().par_chunks_mut(of_task)).zip(ties.par_chunks_mut(of_task));
     parts.for_each(|((blocks, mask), ties)| {
-        vectorized(|| {
-            let parts = blocks.chunks_exact(planes).zip(mask.chunks_mut(LANES)).zip(ties.chunks_mut(LANES));
-            parts.for_each(|((block, mask), ties)| split(block, mask, ties));
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                let parts = blocks.chunks_exact(planes).zip(mask.chunks_mut(LANES)).zip(ties.chunks_mut(LANES));
+                parts.for_each(|((block, mask), ties)| split(block, mask, ties));
+            },
+        );
     });
     ties.last_mut().into_iter().for_each(|word| *word &= last_word);
     mark_lightest(weights, &ties, threshold.wanted, mask.words_mut());

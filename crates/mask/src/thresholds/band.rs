@@ -8,12 +8,13 @@
 //! The band is a few per cent of the weights, and its histogram smaller than the mask. It is made for weights of
 //! 16 bits; single precision has too many levels, and is left to those who expand masks.
 
+use std::hint::black_box;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::kernel::{Magnitude, bits_where, extremes, stored_row};
-use crate::vector::vectorized;
+use crate::vector::{ENTRIES_ROOM, entries_inside, vectorized};
 use crate::weights::{DType, WeightsView};
 
 /// Entries a column, on average, that a histogram may always have, of bf16; f16 has eight times as many levels an octave.
@@ -21,6 +22,9 @@ use crate::weights::{DType, WeightsView};
 const FREE_ENTRIES: u64 = 256;
 /// Weights an entry at least, beyond that.
 const WEIGHTS_AN_ENTRY: u64 = 8;
+
+/// What memory is read in.
+const LINE_BYTES: usize = 64;
 
 /// Which levels of each column are of interest: from `low` up to before `high`.
 pub(crate) struct Levels {
@@ -147,6 +151,12 @@ impl Band {
         &self.sums[self.starts[column]..self.starts[column + 1]]
     }
 
+    /// [`Band::sums`] of all columns, one after the other.
+    #[inline]
+    pub(crate) fn all_sums(&self) -> &[u32] {
+        &self.sums
+    }
+
     /// Weights of a column from the start of its range up to before `level`, which lies in the range that was asked
     /// for or right after.
     #[inline]
@@ -228,30 +238,52 @@ impl Strip<'_> {
     #[inline(always)]
     fn count_rows(&self, weights: WeightsView<'_>, rows: Range<usize>, starts: &[u32], counts: &mut [u16]) -> u64 {
         let mut below = 0u64;
-        let (mut magnitudes, mut entries) = ([0u16; 64], [0u32; 64]);
-        for row in rows {
-            let stored = &stored_row(weights, row)[2 * self.columns.start..2 * self.columns.end];
-            for (word, stored) in stored.chunks(128).enumerate() {
-                let columns = 64 * word..64 * word + stored.len() / 2;
-                let magnitudes = &mut magnitudes[..columns.len()];
-                let (low, width) = (&self.low[columns.clone()], &self.width[columns.clone()]);
-                u16::read(stored, magnitudes);
-                below += u64::from(bits_where(magnitudes, low, |magnitude, low| magnitude < low).count_ones());
-                for (magnitude, low) in magnitudes.iter_mut().zip(low) {
-                    *magnitude = magnitude.wrapping_sub(*low);
-                }
-                for ((entry, start), above) in entries.iter_mut().zip(&starts[columns]).zip(&*magnitudes) {
-                    *entry = start + u32::from(*above);
-                }
-                let mut inside = bits_where(magnitudes, width, |above, width| above < width);
-                while inside != 0 {
-                    counts[entries[inside.trailing_zeros() as usize] as usize] += 1;
-                    inside &= inside - 1;
+        let mut entries = [0; ENTRIES_ROOM];
+        let (low_words, low_rest) = self.low.as_chunks::<64>();
+        let (width_words, width_rest) = self.width.as_chunks::<64>();
+        let (start_words, start_rest) = starts[..self.low.len()].as_chunks::<64>();
+        let stored = |row| &stored_row(weights, row)[2 * self.columns.start..2 * self.columns.end];
+        let mut touched = 0;
+        for row in rows.clone() {
+            // a strip is too short for the processor to see where the next row of it lies
+            if row + 1 < rows.end {
+                touched ^= stored(row + 1).iter().step_by(LINE_BYTES).fold(0, |all, byte| all ^ byte);
+            }
+            let (words, rest) = stored(row).as_chunks::<128>();
+            for (((stored, low), width), starts) in words.iter().zip(low_words).zip(width_words).zip(start_words) {
+                if let Some((inside, less)) = entries_inside(stored, low, width, starts, &mut entries) {
+                    entries[..inside].iter().for_each(|entry| counts[*entry as usize] += 1);
+                    below += u64::from(less);
+                } else {
+                    below += u64::from(count_word(stored, low, width, starts, counts));
                 }
             }
+            below += u64::from(count_word(rest, low_rest, width_rest, start_rest, counts));
         }
+        black_box(touched);
         below
     }
+}
+
+/// Adds up to 64 weights to the histograms of their columns; how many are below the range.
+#[inline(always)]
+fn count_word(stored: &[u8], low: &[u16], width: &[u16], starts: &[u32], counts: &mut [u16]) -> u32 {
+    let (mut magnitudes, mut entries) = ([0u16; 64], [0u32; 64]);
+    let magnitudes = &mut magnitudes[..low.len()];
+    u16::read(stored, magnitudes);
+    let below = bits_where(magnitudes, low, |magnitude, low| magnitude < low).count_ones();
+    for (magnitude, low) in magnitudes.iter_mut().zip(low) {
+        *magnitude = magnitude.wrapping_sub(*low);
+    }
+    for ((entry, start), above) in entries.iter_mut().zip(starts).zip(&*magnitudes) {
+        *entry = start + u32::from(*above);
+    }
+    let mut inside = bits_where(magnitudes, width, |above, width| above < width);
+    while inside != 0 {
+        counts[entries[inside.trailing_zeros() as usize] as usize] += 1;
+        inside &= inside - 1;
+    }
+    below
 }
 
 /// Entries of one strip's histogram: what fits the second-level cache beside the weights that pass.
@@ -319,18 +351,12 @@ fn places_in_rows<T: Magnitude>(
     most: usize,
 ) -> Option<Vec<(u64, u32)>> {
     let mut places = Vec::new();
-    let mut stored = [T::default(); 64];
     for row in rows {
         let of_row = stored_row(weights, row);
-        for (word, (columns, magnitudes)) in columns.chunks(64).zip(magnitudes.chunks(64)).enumerate() {
-            let stored = &mut stored[..columns.len()];
-            stored.iter_mut().zip(columns).for_each(|(stored, column)| *stored = T::at(of_row, *column));
-            let mut same = bits_where(stored, magnitudes, |stored, magnitude| stored == magnitude);
-            while same != 0 {
-                let at = same.trailing_zeros() as usize;
-                let index = (row * weights.columns()) as u64 + u64::from(columns[at]);
-                places.push((index, (64 * word + at) as u32));
-                same &= same - 1;
+        // few match: a branch that is hardly ever taken costs less than gathering what is compared
+        for (cell, (column, magnitude)) in (0..).zip(columns.iter().zip(magnitudes)) {
+            if T::at(of_row, *column) == *magnitude {
+                places.push(((row * weights.columns()) as u64 + u64::from(*column), cell));
             }
         }
         if places.len() > most {

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::{ColumnThresholds, top_level};
 use crate::matrix_mask::MatrixMask;
 use crate::select::rows_per_task;
-use crate::vector::vectorized;
+use crate::vector::{self, vectorized};
 use crate::weights::{DType, WeightsView};
 
 /// A stored magnitude as an integer that orders as magnitudes do.
@@ -26,10 +26,12 @@ pub(crate) trait Magnitude: Copy + Ord + Default + Send + Sync {
     fn only_if(self, keep: bool) -> Self;
     /// One more; the top stays within the type.
     fn next(self) -> Self;
+    /// The bits of up to 64 stored weights whose magnitude is below its level.
+    fn below(stored: &[u8], levels: &[Self]) -> u64;
 }
 
 macro_rules! magnitude {
-    ($integer:ty, $size:literal) => {
+    ($integer:ty, $size:literal, $below:expr) => {
         impl Magnitude for $integer {
             #[inline(always)]
             fn read(bytes: &[u8], out: &mut [Self]) {
@@ -57,12 +59,34 @@ macro_rules! magnitude {
             fn next(self) -> Self {
                 self + 1
             }
+            #[inline(always)]
+            fn below(stored: &[u8], levels: &[Self]) -> u64 {
+                $below(stored, levels)
+            }
         }
     };
 }
 
-magnitude!(u16, 2);
-magnitude!(u32, 4);
+magnitude!(u16, 2, below_16);
+magnitude!(u32, 4, below_plain);
+
+#[inline(always)]
+fn below_16(stored: &[u8], levels: &[u16]) -> u64 {
+    if let (Some(stored), Some(levels)) = (stored.as_array(), levels.as_array())
+        && let Some(bits) = vector::below(stored, levels)
+    {
+        return bits;
+    }
+    below_plain(stored, levels)
+}
+
+#[inline(always)]
+fn below_plain<T: Magnitude>(stored: &[u8], levels: &[T]) -> u64 {
+    let mut magnitudes = [T::default(); 64];
+    let magnitudes = &mut magnitudes[..levels.len()];
+    T::read(stored, magnitudes);
+    bits_where(magnitudes, levels, |magnitude, level| magnitude < level)
+}
 
 /// Calls a function that is generic over the stored magnitude.
 macro_rules! by_size {
@@ -164,35 +188,26 @@ fn expand_as<T: Magnitude>(thresholds: &ColumnThresholds, weights: WeightsView<'
     let levels = Levels::<T>::new(thresholds, columns);
     let mut mask = MatrixMask::kept(rows, columns);
     let task_rows = rows_per_task(columns);
-    mask.words_mut().par_chunks_mut((task_rows * columns).div_ceil(64)).enumerate().for_each_init(
-        || vec![T::default(); columns],
-        |magnitudes, (task, words)| {
-            let first = task * task_rows;
-            let task_rows = first..(first + task_rows).min(rows);
-            vectorized(
-                #[inline(always)]
-                || expand_rows(&levels, weights, task_rows, magnitudes, words),
-            );
-        },
-    );
+    mask.words_mut().par_chunks_mut((task_rows * columns).div_ceil(64)).enumerate().for_each(|(task, words)| {
+        let first = task * task_rows;
+        let task_rows = first..(first + task_rows).min(rows);
+        vectorized(
+            #[inline(always)]
+            || expand_rows(&levels, weights, task_rows, words),
+        );
+    });
     mask
 }
 
 /// Sets the bits of `rows` in their words, of which the first starts with the first row.
 #[inline(always)]
-fn expand_rows<T: Magnitude>(
-    levels: &Levels<T>,
-    weights: WeightsView<'_>,
-    rows: Range<usize>,
-    magnitudes: &mut [T],
-    words: &mut [u64],
-) {
-    let columns = magnitudes.len();
+fn expand_rows<T: Magnitude>(levels: &Levels<T>, weights: WeightsView<'_>, rows: Range<usize>, words: &mut [u64]) {
+    let columns = weights.columns();
     for (number, row) in rows.enumerate() {
-        T::read(stored_row(weights, row), magnitudes);
-        let start = number * columns;
-        for (word, (magnitudes, levels)) in magnitudes.chunks(64).zip(levels.of(row).chunks(64)).enumerate() {
-            or_bits(words, start + word * 64, bits_where(magnitudes, levels, |magnitude, level| magnitude < level));
+        let (start, stored) = (number * columns, stored_row(weights, row));
+        let parts = stored.chunks(64 * weights.dtype().bytes()).zip(levels.of(row).chunks(64));
+        for (word, (stored, levels)) in parts.enumerate() {
+            or_bits(words, start + word * 64, T::below(stored, levels));
         }
     }
 }
@@ -208,18 +223,22 @@ fn gaps_of_thresholds_as<T: Magnitude>(
 ) -> (Vec<u32>, Vec<u32>) {
     let columns = weights.columns();
     let levels = Levels::<T>::new(thresholds, columns);
-    gather(weights, |row, magnitudes: &[T], ends: &mut Ends<T>| {
-        let levels = &levels.of(row)[..columns];
-        let (low, high) = (&mut ends.low[..columns], &mut ends.high[..columns]);
-        for at in 0..columns {
-            let pruned = magnitudes[at] < levels[at];
-            low[at] = low[at].max(magnitudes[at].next().only_if(pruned));
-            // not pruned: itself; pruned: the top, which is no less than any
-            let kept = if pruned { ends.top } else { magnitudes[at] };
-            high[at] = high[at].min(kept);
-        }
-        true
-    })
+    gather(
+        weights,
+        #[inline(always)]
+        |row, magnitudes: &[T], ends: &mut Ends<T>| {
+            let levels = &levels.of(row)[..columns];
+            let (low, high) = (&mut ends.low[..columns], &mut ends.high[..columns]);
+            for at in 0..columns {
+                let pruned = magnitudes[at] < levels[at];
+                low[at] = low[at].max(magnitudes[at].next().only_if(pruned));
+                // not pruned: itself; pruned: the top, which is no less than any
+                let kept = if pruned { ends.top } else { magnitudes[at] };
+                high[at] = high[at].min(kept);
+            }
+            true
+        },
+    )
     .filter(Ends::are_apart)
     .expect("nothing stops this pass, and thresholds are column prefixes")
     .into_levels()
@@ -231,16 +250,20 @@ pub(super) fn extremes(weights: WeightsView<'_>) -> (Vec<u32>, Vec<u32>) {
 }
 
 fn extremes_as<T: Magnitude>(weights: WeightsView<'_>) -> (Vec<u32>, Vec<u32>) {
-    let extend = |_, magnitudes: &[T], ends: &mut Ends<T>| {
-        for (end, magnitude) in ends.low.iter_mut().zip(magnitudes) {
-            *end = (*end).max(magnitude.next());
-        }
-        for (end, magnitude) in ends.high.iter_mut().zip(magnitudes) {
-            *end = (*end).min(*magnitude);
-        }
-        true
-    };
-    gather(weights, extend).expect("nothing stops this pass").into_levels()
+    let ends = gather(
+        weights,
+        #[inline(always)]
+        |_, magnitudes: &[T], ends: &mut Ends<T>| {
+            for (end, magnitude) in ends.low.iter_mut().zip(magnitudes) {
+                *end = (*end).max(magnitude.next());
+            }
+            for (end, magnitude) in ends.high.iter_mut().zip(magnitudes) {
+                *end = (*end).min(*magnitude);
+            }
+            true
+        },
+    );
+    ends.expect("nothing stops this pass").into_levels()
 }
 
 /// As [`gaps_of_thresholds`], of a mask; none as soon as a column prunes a weight that is heavier than one that it
@@ -255,17 +278,21 @@ const CHECKED_ROWS: usize = 32;
 fn gaps_of_mask_as<T: Magnitude>(mask: &MatrixMask, weights: WeightsView<'_>) -> Option<(Vec<u32>, Vec<u32>)> {
     let columns = weights.columns();
     let words = mask.words();
-    gather(weights, |row, magnitudes: &[T], ends: &mut Ends<T>| {
-        let start = row * columns;
-        for (at, &magnitude) in magnitudes.iter().enumerate() {
-            let bit = start + at;
-            let pruned = words[bit / 64] >> (bit % 64) & 1 == 1;
-            ends.low[at] = ends.low[at].max(magnitude.next().only_if(pruned));
-            let kept = if pruned { ends.top } else { magnitude };
-            ends.high[at] = ends.high[at].min(kept);
-        }
-        row % CHECKED_ROWS != 0 || ends.are_apart()
-    })
+    gather(
+        weights,
+        #[inline(always)]
+        |row, magnitudes: &[T], ends: &mut Ends<T>| {
+            let start = row * columns;
+            for (at, &magnitude) in magnitudes.iter().enumerate() {
+                let bit = start + at;
+                let pruned = words[bit / 64] >> (bit % 64) & 1 == 1;
+                ends.low[at] = ends.low[at].max(magnitude.next().only_if(pruned));
+                let kept = if pruned { ends.top } else { magnitude };
+                ends.high[at] = ends.high[at].min(kept);
+            }
+            row % CHECKED_ROWS != 0 || ends.are_apart()
+        },
+    )
     .filter(Ends::are_apart)
     .map(Ends::into_levels)
 }
@@ -301,13 +328,19 @@ fn gather<T: Magnitude>(
         .map(|first| {
             let mut ends = Ends { low: vec![T::default(); columns], high: vec![top; columns], top };
             let mut magnitudes = vec![T::default(); columns];
-            for number in first..(first + task_rows).min(rows) {
-                T::read(stored_row(weights, number), &mut magnitudes);
-                if !row(number, &magnitudes, &mut ends) {
-                    return None;
-                }
-            }
-            Some(ends)
+            let is_whole = vectorized(
+                #[inline(always)]
+                || {
+                    (first..(first + task_rows).min(rows)).all(
+                        #[inline(always)]
+                        |number| {
+                            T::read(stored_row(weights, number), &mut magnitudes);
+                            row(number, &magnitudes, &mut ends)
+                        },
+                    )
+                },
+            );
+            is_whole.then_some(ends)
         })
         .collect();
     parts?.into_iter().reduce(|mut all, part| {

@@ -5,7 +5,6 @@ use rayon::prelude::*;
 use super::Ties;
 use crate::ballot::Carried;
 use crate::thresholds::band::{Band, STRIP_COLUMNS};
-use crate::thresholds::kernel::bits_where;
 use crate::vector::vectorized;
 
 /// Whether all of them do.
@@ -41,20 +40,28 @@ pub(super) fn are_sound(all: &[&Carried], band: &Band, ties: &Ties, budget: u64)
 fn pruned_within(all: &[&Carried], band: &Band, first: usize, end: usize) -> Option<Vec<u64>> {
     let mut pruned = vec![0u64; all.len()];
     let (mut from, mut at, mut to) = ([0; STRIP_COLUMNS], [0; STRIP_COLUMNS], [0; STRIP_COLUMNS]);
+    let (mut asked_from, mut asked_to) = ([false; STRIP_COLUMNS], [false; STRIP_COLUMNS]);
     for first in (first..end).step_by(STRIP_COLUMNS) {
         let columns = STRIP_COLUMNS.min(end - first);
+        let (asked_from, asked_to) = (&mut asked_from[..columns], &mut asked_to[..columns]);
         let (from, at, to) = (&mut from[..columns], &mut at[..columns], &mut to[..columns]);
         for (pruned, carried) in pruned.iter_mut().zip(all) {
             at.copy_from_slice(&carried.thresholds.levels[first..first + columns]);
             carried.witnesses(first, from, to);
             // where nothing is asked, both ends are the threshold
-            let (asked_from, asked_to) = (bits_where(from, at, |a, b| a < b), bits_where(at, to, |a, b| a < b));
+            asked_from.iter_mut().zip(&*from).zip(&*at).for_each(|((asked, from), at)| *asked = from < at);
+            asked_to.iter_mut().zip(&*at).zip(&*to).for_each(|((asked, at), to)| *asked = at < to);
             [&mut *from, at, to].into_iter().for_each(|levels| band.before_all(first, levels));
             *pruned += at.iter().map(|before| u64::from(*before)).sum::<u64>();
-            let unsure =
-                asked_from & bits_where(from, at, |a, b| a == b) | asked_to & bits_where(at, to, |a, b| a == b);
-            if unsure != 0 && !are_split(carried, first, unsure) {
-                return None;
+            let is_unsure = |column: usize| {
+                asked_from[column] & (from[column] == at[column]) | asked_to[column] & (at[column] == to[column])
+            };
+            // hardly ever: no column after the other before it is so
+            if (0..columns).fold(false, |any, column| any | is_unsure(column)) {
+                let unsure = (0..columns).fold(0, |bits, column| bits | u64::from(is_unsure(column)) << column);
+                if !are_split(carried, first, unsure) {
+                    return None;
+                }
             }
         }
     }
