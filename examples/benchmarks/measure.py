@@ -109,11 +109,11 @@ def fresh(name):
     return path
 
 
-def compute(ballot, *extra, model=None, samples=8, tokens=512):
+def compute(ballot, *extra, model=None, samples=8, tokens=512, sampling="sequential"):
     fresh(ballot)
     fresh(f"{ballot}.unfinished")
     return measured([PROGRAM, "mask", "compute", "--model", model or SMOLLM2, "--data", TEXT, "--nsamples", samples,
-                     "--seqlen", tokens, "--sampling", "sequential", *extra, "--out", OUT / ballot, "--format", "json"])
+                     "--seqlen", tokens, "--sampling", sampling, *extra, "--out", OUT / ballot, "--format", "json"])
 
 
 # --- sections -------------------------------------------------------------------------------------------------------
@@ -297,8 +297,8 @@ def section_large():
     ballots = []
     for seed in range(4):
         name = f"large-{seed}.ballot"
-        ballots.append(compute(name, "--restart", "--local-group", "row", "--seed", seed, "--sampling", "random", model=model,
-                               samples=1, tokens=128))
+        ballots.append(compute(name, "--restart", "--local-group", "row", "--seed", seed, model=model, samples=1, tokens=128,
+                               sampling="random"))
     files = [OUT / f"large-{seed}.ballot" for seed in range(4)]
     copies, applied = [], []
     for _ in range(2):
