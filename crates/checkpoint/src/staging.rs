@@ -114,6 +114,21 @@ impl StagedFile {
         self.written
     }
 
+    /// Another handle, to make durable what is written so far while more is.
+    ///
+    /// # Errors
+    /// The system's, of duplicating a handle.
+    pub fn written_so_far(&self) -> Result<WrittenSoFar, CheckpointError> {
+        let file = self.file.try_clone().map_err(|error| self.failed(error))?;
+        Ok(WrittenSoFar {
+            file,
+            folder: self.folder.clone(),
+            shown: self.shown.clone(),
+            bytes: self.bytes,
+            written: self.written,
+        })
+    }
+
     /// Makes the contents durable and closes the file.
     pub fn finish(self) -> Result<u64, CheckpointError> {
         // A file system may only now find that it is full.
@@ -123,6 +138,25 @@ impl StagedFile {
 
     fn failed(&self, error: io::Error) -> CheckpointError {
         failed(&self.shown, self.bytes, self.written, &self.folder, error)
+    }
+}
+
+/// What a file held at some time. Both handles are of one open file, of which the system tells a failure to write once: whoever
+/// hears it here must not take the file for complete.
+#[derive(Debug)]
+pub(crate) struct WrittenSoFar {
+    file: File,
+    folder: PathBuf,
+    shown: PathBuf,
+    bytes: u64,
+    written: u64,
+}
+
+impl WrittenSoFar {
+    /// Waits until it is durable.
+    pub fn sync(self) -> Result<(), CheckpointError> {
+        let Self { file, folder, shown, bytes, written } = self;
+        file.sync_data().map_err(|error| failed(&shown, bytes, written, &folder, error))
     }
 }
 

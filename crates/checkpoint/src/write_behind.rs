@@ -1,5 +1,6 @@
 //! Writing behind: the weight files of a copy are written on a thread of their own, and made durable on another, while
-//! the next matrix is being read and pruned.
+//! the next matrix is being read and pruned. What is written becomes durable as it comes, a few hundred megabytes at a time: left
+//! to the end, the disk would stand still now and everybody wait for it then.
 //!
 //! Bounded: two buffers beside the one in work. Errors of the disk end the writer; whoever gives it more learns that it
 //! is gone and fetches the error with [`WriteBehind::finish`].
@@ -14,6 +15,8 @@ use crate::staging::StagedFile;
 const WAITING: usize = 1;
 /// Bytes after which progress is told.
 const STEP_BYTES: usize = 4 << 20;
+/// Bytes after which what is written is made durable.
+const DURABLE_BYTES: u64 = 128 << 20;
 
 /// The thread that writes.
 pub(crate) struct WriteBehind<'scope> {
@@ -94,33 +97,36 @@ fn write(
     std::thread::scope(|scope| {
         let mut bytes_written = 0;
         let mut file: Option<StagedFile> = None;
-        // one file becomes durable while the next is written
+        // one file, or what there is of it, becomes durable while more is written
         let mut syncing: Option<ScopedJoinHandle<'_, Result<u64, CheckpointError>>> = None;
-        let mut synced = |next| -> Result<u64, CheckpointError> {
-            match std::mem::replace(&mut syncing, next) {
-                Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                None => Ok(0),
-            }
-        };
+        let mut since_synced = 0;
         for piece in pieces {
             match piece {
                 Piece::File(next) => {
                     if let Some(complete) = file.replace(next) {
-                        bytes_written += synced(Some(scope.spawn(move || complete.finish())))?;
+                        bytes_written += joined(&mut syncing)?;
+                        syncing = Some(scope.spawn(move || complete.finish()));
                     }
+                    since_synced = 0;
                 }
                 Piece::Bytes(bytes) => {
+                    let Some(file) = &mut file else { continue };
                     for step in bytes.chunks(STEP_BYTES) {
-                        if let Some(file) = &mut file {
-                            file.append(step)?;
-                        }
+                        file.append(step)?;
                         progress(step.len() as u64);
                     }
+                    since_synced += bytes.len() as u64;
                     // nobody may be left to use it again
                     let _ = give_back.send(bytes);
+                    if since_synced >= DURABLE_BYTES && syncing.as_ref().is_none_or(ScopedJoinHandle::is_finished) {
+                        bytes_written += joined(&mut syncing)?;
+                        let so_far = file.written_so_far()?;
+                        syncing = Some(scope.spawn(move || so_far.sync().map(|()| 0)));
+                        since_synced = 0;
+                    }
                 }
                 Piece::End => {
-                    bytes_written += synced(None)?;
+                    bytes_written += joined(&mut syncing)?;
                     if let Some(complete) = file.take() {
                         bytes_written += complete.finish()?;
                     }
@@ -130,4 +136,12 @@ fn write(
         }
         Ok(bytes_written)
     })
+}
+
+/// Waits for the thread that makes something durable, if there is one.
+fn joined(thread: &mut Option<ScopedJoinHandle<'_, Result<u64, CheckpointError>>>) -> Result<u64, CheckpointError> {
+    match thread.take() {
+        Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        None => Ok(0),
+    }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use fedprune_checkpoint::{
     BoxError, Checkpoint, CheckpointError, Extra, ExtraFile, Pruned, check_copyable, check_out, write_pruned,
 };
-use fedprune_mask::ballot::{MaskHeader, encode_mask};
+use fedprune_mask::ballot::{MaskHeader, MaskSections, mask_head};
 use fedprune_mask::matrix_mask::mask_root;
 use fedprune_mask::tally::apply_to_stored;
 use fedprune_mask::{Ballot, Digest, Group, Layout, Matrix, MatrixMask, Sparsity, WeightsView};
@@ -85,7 +85,7 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
         );
     }
     let interruptible = interrupt::cooperative();
-    let sidecar = RefCell::new(Sidecar::begin(layout, &options.out)?);
+    let sidecar = RefCell::new(Sidecar::begin(layout, &options.out, &mask)?);
     // what `write_pruned` was told, as it was: its own error only wraps the words
     let refusal: RefCell<Option<anyhow::Error>> = RefCell::default();
     let refuse = |error: anyhow::Error| -> BoxError {
@@ -220,46 +220,57 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
 }
 
 /// The explicit mask while it grows in file order, in a temporary file without a name: it goes with this process,
-/// however that ends.
+/// however that ends. Its sections are encoded as they come, while weights are being written; at the end they only change
+/// places.
 struct Sidecar<'a> {
     layout: &'a Layout,
     out: &'a Path,
     file: std::fs::File,
-    /// Where the packed bits of each matrix begin, in layout order.
-    starts: Vec<u64>,
-    /// Of each matrix, once it was seen: digest, pruned weights.
-    seen: Vec<Option<(Digest, u64)>>,
+    sections: MaskSections,
+    /// Bytes in the file.
+    end: u64,
+    /// Of each matrix in layout order, once it was seen.
+    seen: Vec<Option<Seen>>,
+}
+
+/// One matrix of the [`Sidecar`].
+#[derive(Clone, Copy)]
+struct Seen {
+    digest: Digest,
+    pruned_weights: u64,
+    /// Where its section begins in the file, and how long it is.
+    start: u64,
+    bytes: u64,
 }
 
 impl<'a> Sidecar<'a> {
-    fn begin(layout: &'a Layout, out: &'a Path) -> anyhow::Result<Self> {
-        let matrices = layout.matrices().iter();
-        let starts = matrices.scan(0, |next, matrix| Some(std::mem::replace(next, *next + matrix.packed_bytes())));
+    fn begin(layout: &'a Layout, out: &'a Path, mask: &MaskFile<'_>) -> anyhow::Result<Self> {
         let file = tempfile::tempfile_in(folder_of(out)).with_context(|| context(out))?;
-        Ok(Self { layout, out, file, starts: starts.collect(), seen: vec![None; layout.matrices().len()] })
+        let sections = MaskSections::new(mask.group(), mask.sparsity());
+        Ok(Self { layout, out, file, sections, end: 0, seen: vec![None; layout.matrices().len()] })
     }
 
     fn keep(&mut self, index: usize, bits: &MatrixMask) -> anyhow::Result<()> {
-        self.seen[index] = Some((bits.digest(), bits.count_pruned()));
-        let mut write = || {
-            self.file.seek(SeekFrom::Start(self.starts[index]))?;
-            self.file.write_all(&bits.to_bytes())
-        };
-        write().with_context(|| context(self.out))
+        let section = self.sections.section(&self.layout.matrices()[index], bits)?;
+        let (start, bytes) = (self.end, section.len() as u64);
+        self.file.write_all(&section).with_context(|| context(self.out))?;
+        self.end += bytes;
+        self.seen[index] = Some(Seen { digest: bits.digest(), pruned_weights: bits.count_pruned(), start, bytes });
+        Ok(())
     }
 
     fn mask_root(&self) -> anyhow::Result<Digest> {
-        let digests = self.seen.iter().map(|seen| seen.map(|(digest, _)| digest)).collect::<Option<Vec<_>>>();
+        let digests = self.seen.iter().map(|seen| seen.map(|seen| seen.digest)).collect::<Option<Vec<_>>>();
         Ok(mask_root(self.layout.digest(), digests.context("some matrices were not seen")?))
     }
 
     fn pruned_weights(&self) -> u64 {
-        self.seen.iter().flatten().map(|(_, pruned)| pruned).sum()
+        self.seen.iter().flatten().map(|seen| seen.pruned_weights).sum()
     }
 
     /// How many weights of each matrix are pruned, in layout order.
     fn pruned_by_matrix(&self) -> Vec<(&Matrix, u64)> {
-        let pruned = self.seen.iter().map(|seen| seen.map_or(0, |(_, pruned)| pruned));
+        let pruned = self.seen.iter().map(|seen| seen.map_or(0, |seen| seen.pruned_weights));
         self.layout.matrices().iter().zip(pruned).collect()
     }
 
@@ -267,7 +278,7 @@ impl<'a> Sidecar<'a> {
     fn pruned_by_kind(&self) -> Vec<(String, u64, u64)> {
         let mut kinds: Vec<(String, u64, u64)> = Vec::new();
         for (matrix, seen) in self.layout.matrices().iter().zip(&self.seen) {
-            let (kind, pruned) = (matrix_kind(&matrix.name), seen.map_or(0, |(_, pruned)| pruned));
+            let (kind, pruned) = (matrix_kind(&matrix.name), seen.map_or(0, |seen| seen.pruned_weights));
             match kinds.iter_mut().find(|(known, _, _)| known == kind) {
                 Some((_, sum, all)) => {
                     *sum += pruned;
@@ -279,18 +290,20 @@ impl<'a> Sidecar<'a> {
         kinds
     }
 
-    /// Writes the mask file, matrix by matrix in layout order.
+    /// Writes the mask file: its head, and the sections in layout order.
     fn encode(&mut self, header: &MaskHeader, writer: &mut dyn Write) -> anyhow::Result<()> {
-        let (layout, out) = (self.layout, self.out);
-        let mut packed = Vec::new();
-        self.file.rewind().with_context(|| context(out))?;
-        let mut next = |index: usize| {
-            let matrix = &layout.matrices()[index];
-            packed.resize(usize::try_from(matrix.packed_bytes())?, 0);
-            self.file.read_exact(&mut packed).with_context(|| context(out))?;
-            Ok(MatrixMask::from_bytes(matrix.rows as usize, matrix.columns as usize, &packed)?)
-        };
-        encode_mask(header, layout, &mut next, &mut |bytes| Ok(writer.write_all(bytes)?)).map_err(encode_error)?;
+        writer.write_all(&mask_head(header, self.layout)?)?;
+        let mut section = Vec::new();
+        for seen in &self.seen {
+            let seen = seen.context("some matrices were not seen")?;
+            section.resize(usize::try_from(seen.bytes)?, 0);
+            let mut read = || {
+                self.file.seek(SeekFrom::Start(seen.start))?;
+                self.file.read_exact(&mut section)
+            };
+            read().with_context(|| context(self.out))?;
+            writer.write_all(&section)?;
+        }
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use super::error::{BallotError, EncodeError, check_shape};
 use super::norm_section;
 use super::threshold_section::Writer as ThresholdWriter;
 use super::{EncodedBytes, Encoding};
-use crate::layout::Layout;
+use crate::layout::{Layout, Matrix};
 use crate::matrix_mask::MatrixMask;
 use crate::norms::NormVector;
 use crate::select::derive_mask;
@@ -222,20 +222,52 @@ pub fn encode_mask<E>(
     masks: &mut dyn FnMut(usize) -> Result<MatrixMask, E>,
     sink: &mut Sink<'_, E>,
 ) -> Result<EncodedBytes, EncodeError<E>> {
-    let mut head = checked_header(Header::Mask(header.clone()), layout)?;
-    head.extend(layout.taps().iter().map(|_| Encoding::Bitmap as u8));
+    let head = mask_head(header, layout)?;
     let mut written = EncodedBytes { header: head.len() as u64, ..EncodedBytes::default() };
     sink(&head).map_err(EncodeError::Caller)?;
-    let mut squeezer = Squeezer::new();
+    let mut sections = MaskSections::new(header.group, header.sparsity);
     for (index, matrix) in layout.matrices().iter().enumerate() {
         let mask = masks(index).map_err(EncodeError::Caller)?;
-        check_shape(matrix, mask.rows(), mask.columns())?;
-        check_mask(&mask, &matrix.name, header.group, header.sparsity)?;
-        let section = bitmap_section::encode(&mask, &mut squeezer);
+        let section = sections.section(matrix, &mask)?;
         written.bitmaps += section.len() as u64;
         sink(&section).map_err(EncodeError::Caller)?;
     }
     Ok(written)
+}
+
+/// What an explicit mask in bitmaps begins with. After it come the [`MaskSections`] in layout order: together what
+/// [`encode_mask`] writes, for a caller that has its matrices in another order.
+///
+/// # Errors
+/// [`BallotError`] when header and layout do not fit each other.
+pub fn mask_head(header: &MaskHeader, layout: &Layout) -> Result<Vec<u8>, BallotError> {
+    let mut head = checked_header(Header::Mask(header.clone()), layout)?;
+    head.extend(layout.taps().iter().map(|_| Encoding::Bitmap as u8));
+    Ok(head)
+}
+
+/// Writes the sections of an explicit mask in bitmaps, one a matrix.
+pub struct MaskSections {
+    group: Group,
+    sparsity: Sparsity,
+    squeezer: Squeezer,
+}
+
+impl MaskSections {
+    /// Of a mask that prunes `sparsity` of each pool of `group`.
+    pub fn new(group: Group, sparsity: Sparsity) -> Self {
+        Self { group, sparsity, squeezer: Squeezer::new() }
+    }
+
+    /// The section of one matrix.
+    ///
+    /// # Errors
+    /// [`BallotError`] for another shape, and for a mask that does not keep its budgets.
+    pub fn section(&mut self, matrix: &Matrix, mask: &MatrixMask) -> Result<Vec<u8>, BallotError> {
+        check_shape(matrix, mask.rows(), mask.columns())?;
+        check_mask(mask, &matrix.name, self.group, self.sparsity)?;
+        Ok(bitmap_section::encode(mask, &mut self.squeezer))
+    }
 }
 
 /// Writes an explicit mask in the smaller of bitmaps and column thresholds, tap by tap.

@@ -38,7 +38,7 @@ pub use container::{
     TallyHeader, VERSION, VoteHeader, is_member_name, peek_header,
 };
 pub(crate) use container::{Reader, check_header};
-pub use encode::{Encodings, Sink, encode_ballot, encode_mask, encode_mask_smallest};
+pub use encode::{Encodings, MaskSections, Sink, encode_ballot, encode_mask, encode_mask_smallest, mask_head};
 pub(crate) use error::check_shape;
 pub use error::{BallotError, EncodeError};
 
