@@ -9,6 +9,7 @@ use serde_json::Value;
 const OURS: &[(&str, &[&str])] = &[
     ("fedprune-mask", &[]),
     ("fedprune-checkpoint", &["fedprune-mask"]),
+    ("fedprune-gpu", &["fedprune-mask"]),
     ("fedprune-model", &["fedprune-checkpoint", "fedprune-mask"]),
     ("fedprune-prune", &["fedprune-checkpoint", "fedprune-mask", "fedprune-model"]),
     ("fedprune-study", &["fedprune-checkpoint", "fedprune-mask", "fedprune-model", "fedprune-prune"]),
@@ -28,6 +29,7 @@ const OURS: &[(&str, &[&str])] = &[
             "fedprune-audit",
             "fedprune-checkpoint",
             "fedprune-federation",
+            "fedprune-gpu",
             "fedprune-mask",
             "fedprune-model",
             "fedprune-node",
@@ -43,6 +45,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("candle-core", &["fedprune-model", "fedprune-examples", "fedprune-tests"]),
     ("candle-nn", &["fedprune-model", "fedprune-examples", "fedprune-tests"]),
     ("candle-transformers", &["fedprune-model"]),
+    ("cudarc", &["fedprune-gpu"]),
     ("tokenizers", &["fedprune-model", "fedprune-examples"]),
     ("bincode", &["fedprune-mask"]),
     ("ed25519-dalek", &["fedprune-federation"]),

@@ -234,6 +234,9 @@ pub struct TallyOptions {
     /// Do not compare each ballot's mask with the global one: local-layer ballots then need not be expanded.
     #[arg(long)]
     pub brief: bool,
+    /// Device that expands ballots and counts, to the same mask: cpu or cuda:N.
+    #[arg(long, default_value = "cpu", env = "FEDPRUNE_DEVICE")]
+    pub device: DeviceName,
     /// Where to write the tally.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
