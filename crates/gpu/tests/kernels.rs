@@ -210,7 +210,8 @@ proptest! {
                 prop_assert!(found == expected, "{group} {dtype}: {}", different(&found, &expected));
             }
             let one_more = engine.upload_mask(&MatrixMask::kept(rows, columns)).unwrap();
-            prop_assert!(matches!(engine.add_vote(&mut counts, 1, &one_more), Err(GpuError::Votes { .. })));
+            let refused = matches!(engine.add_vote(&mut counts, 1, &one_more), Err(GpuError::Votes { .. }));
+            prop_assert!(refused);
             Ok(())
         })?;
     }
@@ -280,11 +281,11 @@ fn large_layers_are_bracketed_or_go_the_long_way() {
     let mut engine = fast();
     let mut noise = Noise(3);
     for (rows, columns, kind) in [
-        (300, 1104, Kind::Normal),
-        (301, 1101, Kind::Normal),
-        (300, 1104, Kind::Sparse),
-        (300, 1104, Kind::Levels(3)),
-        (300, 1104, Kind::Extreme),
+        (150, 1104, Kind::Normal),
+        (151, 1101, Kind::Normal),
+        (150, 1104, Kind::Sparse),
+        (150, 1104, Kind::Levels(3)),
+        (150, 1104, Kind::Extreme),
     ] {
         for dtype in DTYPES {
             let bytes = weights_of(kind, dtype, rows * columns, &mut noise);
@@ -292,7 +293,7 @@ fn large_layers_are_bracketed_or_go_the_long_way() {
             let weights = WeightsView::new(dtype, rows, columns, &bytes).unwrap();
             for (at, pruner) in PRUNERS.into_iter().enumerate() {
                 engine.device().set_order(ORDERS[at]);
-                for numerator in [1, 50, 66, 99] {
+                for numerator in [1, 50, 97] {
                     let sparsity = Sparsity::new(numerator, 100).unwrap();
                     let expected = derive_mask(pruner, Group::Layer, sparsity, weights, &norms).unwrap();
                     let found = on_device(&mut engine, pruner, Group::Layer, sparsity, weights, &norms, 0).unwrap();
