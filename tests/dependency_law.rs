@@ -10,7 +10,7 @@ const OURS: &[(&str, &[&str])] = &[
     ("fedprune-mask", &[]),
     ("fedprune-checkpoint", &["fedprune-mask"]),
     ("fedprune-gpu", &["fedprune-mask"]),
-    ("fedprune-model", &["fedprune-checkpoint", "fedprune-mask"]),
+    ("fedprune-model", &["fedprune-checkpoint", "fedprune-gpu", "fedprune-mask"]),
     ("fedprune-prune", &["fedprune-checkpoint", "fedprune-mask", "fedprune-model"]),
     ("fedprune-study", &["fedprune-checkpoint", "fedprune-mask", "fedprune-model", "fedprune-prune"]),
     ("fedprune-federation", &["fedprune-mask"]),

@@ -1,6 +1,7 @@
 // The kernels, by name: what is launched from `src/engine`.
 //
 // What is to be as fast as memory is compiled for Wanda and each type of weights; the rest looks pruner and type up when it runs.
+#include "forward.cuh"
 #include "layer.cuh"
 #include "masks.cuh"
 #include "rows.cuh"
@@ -92,6 +93,15 @@ KERNEL(N_OF_M_THREADS) n_of_m_any(INPUTS, u32 n, u32 m, u64* not_finite, u32* ma
   }                                                                                                    \
   KERNEL(SUM_THREADS) squares_##name(const u8* activations, u64 tokens, u32 channels, f64* partial) { \
     squares<TYPE>(activations, tokens, channels, partial);                                            \
+  }                                                                                                    \
+  KERNEL(SOFTMAX_THREADS)                                                                              \
+  causal_softmax_##name(u8* scores, u64 rows, u32 keys, u32 queries, u32 first_query, u32 first_key,   \
+                        u32 window, u32 scale) {                                                       \
+    causal_softmax<TYPE>(scores, rows, keys, queries, first_query, first_key, window,                  \
+                         __uint_as_float(scale));                                                      \
+  }                                                                                                    \
+  KERNEL(GATE_THREADS) gate_up_##name(u8* gate, const u8* up, u64 count) {                             \
+    gate_up<TYPE>(gate, up, count);                                                                    \
   }
 EACH_TYPE(TYPED, of)
 #undef TYPED

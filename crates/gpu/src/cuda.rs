@@ -6,15 +6,15 @@ use std::sync::Mutex;
 
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, CudaView, CudaViewMut, DriverError, LaunchConfig,
-    PushKernelArg,
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, DriverError,
+    LaunchConfig, PushKernelArg,
 };
 use cudarc::nvrtc::Ptx;
 use fedprune_mask::{DType, NormVector};
 use half::{bf16, f16};
 
 use crate::device::{Argument, Device, Launch, Limits};
-use crate::engine::{Engine, Sums, Weights, WeightsMut};
+use crate::engine::{Causal, Engine, Sums, Weights, WeightsMut};
 use crate::error::GpuError;
 
 /// The kernels, as `build.rs` compiled them.
@@ -33,7 +33,7 @@ pub struct Cuda {
 }
 
 /// A storage format of weights and activations.
-pub trait Stored: sealed::Sealed {
+pub trait Stored: sealed::Sealed + DeviceRepr {
     /// As the mask crate names it.
     const DTYPE: DType;
 }
@@ -80,8 +80,12 @@ impl Gpu {
     /// On a stream of its own of the GPU of this number, as `nvidia-smi` numbers them.
     ///
     /// # Errors
-    /// [`GpuError::Failed`] when there is none.
+    /// [`GpuError::NoSuchGpu`], [`GpuError::Missing`] without a driver, [`GpuError::Failed`] when it refuses.
     pub fn open(ordinal: usize) -> Result<Self, GpuError> {
+        let count = crate::found::count()?;
+        if ordinal >= count {
+            return Err(GpuError::NoSuchGpu { ordinal, count });
+        }
         let context = CudaContext::new(ordinal).map_err(failed("opening the GPU"))?;
         let stream = context.new_stream().map_err(failed("opening the GPU"))?;
         Self::new(stream)
@@ -107,6 +111,23 @@ impl Gpu {
     pub fn add_squares<T: Stored>(&self, sums: &mut Sums<Cuda>, activations: &CudaView<'_, T>) -> Result<(), GpuError> {
         let bytes = bytes_of(activations)?;
         self.add_squares_of(sums, T::DTYPE, &bytes)
+    }
+
+    /// Scores to weights in place, (heads × queries, keys) row-major: softmax in float32 over the keys that each query sees,
+    /// zero elsewhere.
+    ///
+    /// # Errors
+    /// [`GpuError::Shape`] when the length is not one of whole heads, and what the device says.
+    pub fn causal_softmax<T: Stored>(&self, scores: &mut CudaViewMut<'_, T>, causal: Causal) -> Result<(), GpuError> {
+        self.causal_softmax_of(T::DTYPE, &mut bytes_of_mut(scores)?, causal)
+    }
+
+    /// gate = silu(gate) · up in place, in float32.
+    ///
+    /// # Errors
+    /// [`GpuError::Shape`] when the lengths differ, and what the device says.
+    pub fn gate_up<T: Stored>(&self, gate: &mut CudaViewMut<'_, T>, up: &CudaView<'_, T>) -> Result<(), GpuError> {
+        self.gate_up_of(T::DTYPE, &mut bytes_of_mut(gate)?, &bytes_of(up)?)
     }
 
     /// Waits for all that was queued.
@@ -139,11 +160,7 @@ impl<'a> WeightsMut<'a, Cuda> {
         rows: usize,
         columns: usize,
     ) -> Result<Self, GpuError> {
-        let length = view.len() * T::DTYPE.bytes();
-        // SAFETY: every byte of bf16, f16 and f32 is a byte, and there are `length` of them.
-        let bytes = unsafe { view.transmute_mut::<u8>(length) };
-        let bytes = bytes.ok_or(GpuError::TooLarge { rows, columns })?;
-        Self::of_view(gpu.device(), T::DTYPE, rows, columns, bytes)
+        Self::of_view(gpu.device(), T::DTYPE, rows, columns, bytes_of_mut(view)?)
     }
 }
 
@@ -151,6 +168,13 @@ fn bytes_of<'a, T: Stored>(view: &CudaView<'a, T>) -> Result<CudaView<'a, u8>, G
     let length = view.len() * T::DTYPE.bytes();
     // SAFETY: every byte of bf16, f16 and f32 is a byte, and there are `length` of them.
     let bytes = unsafe { view.transmute::<u8>(length) };
+    bytes.ok_or(GpuError::Failed { doing: "lending memory", reason: "its length is not what it was".to_owned() })
+}
+
+fn bytes_of_mut<'v, T: Stored>(view: &'v mut CudaViewMut<'_, T>) -> Result<CudaViewMut<'v, u8>, GpuError> {
+    let length = view.len() * T::DTYPE.bytes();
+    // SAFETY: every byte of bf16, f16 and f32 is a byte, and there are `length` of them.
+    let bytes = unsafe { view.transmute_mut::<u8>(length) };
     bytes.ok_or(GpuError::Failed { doing: "lending memory", reason: "its length is not what it was".to_owned() })
 }
 

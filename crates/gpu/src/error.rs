@@ -7,6 +7,22 @@ use fedprune_mask::weights::WeightsError;
 /// Why a device has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum GpuError {
+    /// A library of CUDA is not on this machine.
+    #[error("there is no `{library}` on this machine: install {of}, or name its folder in LD_LIBRARY_PATH")]
+    Missing {
+        /// The file.
+        library: &'static str,
+        /// What it belongs to.
+        of: &'static str,
+    },
+    /// Fewer GPUs.
+    #[error("there is no GPU {ordinal}: the driver knows {count}, counted from 0")]
+    NoSuchGpu {
+        /// Asked for.
+        ordinal: usize,
+        /// How many there are.
+        count: usize,
+    },
     /// The driver, or the device, says no.
     #[error("the GPU failed while {doing}: {reason}")]
     Failed {

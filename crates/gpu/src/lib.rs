@@ -42,18 +42,26 @@
 //! | [`error`] | what can go wrong |
 //! | [`tally`] | ballots to the global mask, a matrix at a time |
 //! | `cuda` | the device that is a GPU (feature `cuda`) |
+//! | `found` | which GPUs there are, and their memory (feature `cuda`) |
+//! | `upload` | weights to the device, beside what it computes (feature `cuda`) |
 
 pub mod bytes;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod device;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod driver;
 pub mod engine;
 pub mod error;
+#[cfg(feature = "cuda")]
+pub mod found;
 pub mod tally;
+#[cfg(feature = "cuda")]
+pub mod upload;
 
 #[cfg(feature = "cuda")]
 pub use cuda::{Cuda, Gpu};
 pub use device::Device;
-pub use engine::{Counts, Engine, Mask, Norms, OwnedWeights, Selection, Sums, Weights, WeightsMut};
+pub use engine::{Causal, Counts, Engine, Mask, Norms, OwnedWeights, Selection, Sums, Weights, WeightsMut};
 pub use error::GpuError;
 pub use tally::DeviceTally;

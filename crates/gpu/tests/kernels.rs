@@ -6,7 +6,8 @@
 mod emulation;
 
 use emulation::{Emulator, Order, Watched};
-use fedprune_gpu::{DeviceTally, Engine, GpuError, Weights};
+use fedprune_gpu::device::Device;
+use fedprune_gpu::{Causal, DeviceTally, Engine, GpuError, Weights};
 use fedprune_mask::ballot::{Ballot, Encodings, Header, MaskHeader, VoteHeader, encode_ballot, encode_mask};
 use fedprune_mask::layout::{Layout, Matrix, Tap};
 use fedprune_mask::tally::{Tally, Voter, global_mask};
@@ -493,9 +494,140 @@ fn watched(watched: Watched, shapes: &[(usize, usize)], dtypes: &[(DType, usize)
                 let view = emulation::view_of(&owned, &engine, 0);
                 engine.add_squares_of(&mut sums, dtype, &view).unwrap();
                 engine.download_sums(&sums).unwrap();
+                let causal =
+                    Causal { queries: 3, keys: 40, first_query: 30, first_key: 0, window: Some(7), scale: 0.5 };
+                weighed(&engine, dtype, causal, &values_of(dtype, 2 * 3 * 40, &mut noise));
+                let gate = values_of(dtype, rows, &mut noise);
+                gated(&engine, dtype, &gate, &gate);
             }
         }
     }
+}
+
+fn values_of(dtype: DType, count: usize, noise: &mut Noise) -> Vec<u8> {
+    (0..count).flat_map(|_| stored(dtype, 8.0 * noise.normal())).collect()
+}
+
+fn widened(dtype: DType, bytes: &[u8]) -> Vec<f64> {
+    let values = WeightsView::new(dtype, 1, bytes.len() / dtype.bytes(), bytes).unwrap();
+    (0..values.columns()).map(|at| f64::from(values.get(0, at))).collect()
+}
+
+/// What the device makes of scores.
+fn weighed(engine: &Engine<Emulator>, dtype: DType, causal: Causal, scores: &[u8]) -> Vec<f64> {
+    let device = engine.device();
+    let mut memory = device.allocate("scores", scores.len() as u64).unwrap();
+    device.upload(&mut memory, scores).unwrap();
+    engine.causal_softmax_of(dtype, &mut device.view_mut(&mut memory, scores.len() as u64), causal).unwrap();
+    let mut found = vec![0; scores.len()];
+    device.download(&memory, &mut found).unwrap();
+    widened(dtype, &found)
+}
+
+fn gated(engine: &Engine<Emulator>, dtype: DType, gate: &[u8], up: &[u8]) -> Vec<f64> {
+    let device = engine.device();
+    let mut memory = device.allocate("a gate", gate.len() as u64).unwrap();
+    let mut other = device.allocate("a gate", up.len() as u64).unwrap();
+    device.upload(&mut memory, gate).unwrap();
+    device.upload(&mut other, up).unwrap();
+    let mut lent = device.view_mut(&mut memory, gate.len() as u64);
+    engine.gate_up_of(dtype, &mut lent, &device.view(&other, up.len() as u64)).unwrap();
+    let mut found = vec![0; gate.len()];
+    device.download(&memory, &mut found).unwrap();
+    widened(dtype, &found)
+}
+
+/// Units in the last place of each format, and a little for sums.
+fn tolerance(dtype: DType) -> f64 {
+    match dtype {
+        DType::BF16 => 1.0 / 256.0 + 1e-5,
+        DType::F16 => 1.0 / 2048.0 + 1e-5,
+        DType::F32 => 1e-5,
+    }
+}
+
+/// The definition, in every order of threads, with keys that begin late and windows that slide; smallest weights of f16 are
+/// coarse.
+#[test]
+fn causal_weights_are_those_of_their_definition() {
+    let engine = fast();
+    let mut noise = Noise(11);
+    for (queries, first_query, first_key, window) in [
+        (1, 0, 0, None),
+        (5, 0, 0, None),
+        (37, 300, 0, None),
+        (37, 300, 0, Some(9)),
+        (37, 300, 292, Some(9)),
+        (3, 7, 0, Some(1)),
+    ] {
+        let causal =
+            Causal { queries, keys: first_query + queries - first_key, first_query, first_key, window, scale: 0.25 };
+        for (at, dtype) in DTYPES.into_iter().enumerate() {
+            engine.device().set_order(ORDERS[at]);
+            let keys = causal.keys as usize;
+            let scores = values_of(dtype, 3 * queries as usize * keys, &mut noise);
+            let found = weighed(&engine, dtype, causal, &scores);
+            for (row, (scores, found)) in widened(dtype, &scores).chunks(keys).zip(found.chunks(keys)).enumerate() {
+                let position = first_query as usize + row % queries as usize;
+                let weight = |key: usize| {
+                    let at = first_key as usize + key;
+                    let seen = at <= position && window.is_none_or(|window| at + window as usize > position);
+                    if seen { (scores[key] * 0.25).exp() } else { 0.0 }
+                };
+                let total: f64 = (0..keys).map(weight).sum();
+                for (key, found) in found.iter().enumerate() {
+                    let expected = weight(key) / total;
+                    let near = (found - expected).abs() <= tolerance(dtype) * expected + 6e-8;
+                    assert!(near, "{dtype}, row {row}, key {key}: {found}, {expected}");
+                    assert!(expected > 0.0 || *found == 0.0, "what is not seen weighs nothing");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gates_are_those_of_their_definition() {
+    let engine = fast();
+    let mut noise = Noise(13);
+    for dtype in DTYPES {
+        let (gate, up) = (values_of(dtype, 1000, &mut noise), values_of(dtype, 1000, &mut noise));
+        let found = gated(&engine, dtype, &gate, &up);
+        for ((found, gate), up) in found.iter().zip(widened(dtype, &gate)).zip(widened(dtype, &up)) {
+            let expected = gate / (1.0 + (-gate).exp()) * up;
+            assert!(
+                (found - expected).abs() <= tolerance(dtype) * expected.abs() + 6e-8,
+                "{dtype}: {found}, {expected}"
+            );
+        }
+    }
+}
+
+/// Whoever asks for what the memory does not hold is refused before anything runs.
+#[test]
+fn scores_that_do_not_fit_are_refused() {
+    let engine = fast();
+    let device = engine.device();
+    let fits = Causal { queries: 4, keys: 10, first_query: 6, first_key: 0, window: None, scale: 1.0 };
+    let mut memory = device.allocate("scores", 2 * 4 * 10 * 4).unwrap();
+    let mut ask = |causal: Causal, bytes: u64| {
+        engine.causal_softmax_of(DType::F32, &mut device.view_mut(&mut memory, bytes), causal).is_ok()
+    };
+    assert!(ask(fits, 320));
+    assert!(!ask(fits, 316) && !ask(fits, 280), "part of a row, part of a head");
+    for wrong in [
+        Causal { keys: 9, ..fits },
+        Causal { keys: 0, ..fits },
+        Causal { queries: 0, ..fits },
+        Causal { first_key: 7, ..fits },
+        Causal { first_query: u32::MAX, ..fits },
+        Causal { window: Some(0), ..fits },
+    ] {
+        assert!(!ask(wrong, 320), "{wrong:?}");
+    }
+    let other = device.allocate("a gate", 316).unwrap();
+    let refused = engine.gate_up_of(DType::F32, &mut device.view_mut(&mut memory, 320), &device.view(&other, 316));
+    assert!(refused.is_err());
 }
 
 struct Stored(Layout, Vec<Vec<u8>>);

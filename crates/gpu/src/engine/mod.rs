@@ -1,6 +1,7 @@
 //! Selection, counting, pruning and sums of squares: what is launched, and in which order.
 
 mod count;
+mod forward;
 mod select;
 
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use fedprune_mask::select::DeriveError;
 use fedprune_mask::weights::WeightsView;
 use fedprune_mask::{DType, MatrixMask, NormVector, Pruner};
 
+pub use forward::Causal;
 pub use select::Selection;
 
 use crate::bytes::{self, HISTOGRAM_BYTES, SETTLING_CAPACITY};
