@@ -12,6 +12,8 @@ use fedprune_model::{ComputeDType, DeviceName};
 pub enum ModelCommand {
     /// Architecture, sizes and digests of a checkpoint.
     Inspect(InspectOptions),
+    /// What can compute on this machine: what --device may say, how much memory each has, and what is missing.
+    Devices,
     /// Make a checkpoint folder of a GGUF file: LLaMA architectures in F32, F16 or BF16, whose numbers stay as they are.
     Import(ImportOptions),
 }
