@@ -24,7 +24,7 @@ DEVICE u16 rounded_f16(float value) {
     const u32 aligned = __float_as_uint(__uint_as_float(magnitude) + 0.5f);
     return static_cast<u16>(sign | (aligned - 0x3f000000u));
   }
-  return static_cast<u16>(sign | ((magnitude + 0xfffu + (magnitude >> 13 & 1u)) >> 13) - (112u << 10));
+  return static_cast<u16>(sign | (((magnitude + 0xfffu + (magnitude >> 13 & 1u)) >> 13) - (112u << 10)));
 }
 
 template <int TYPE>
