@@ -26,7 +26,8 @@ struct TileShared {
   float weights[TILE_ROWS][TILE_COLUMNS + 1];
 };
 
-// |W| summed over each row, in the order of columns: a block reads tiles of 32 rows, and a thread a row adds them up.
+// |W| summed over each row, in the order of columns, behind the sums of columns: a block reads tiles of 32 rows, and a thread
+// a row adds them up.
 template <int TYPE>
 DEVICE void sums_of_rows(const Scorer<MAGNITUDE, TYPE>& scorer, f64* sums) {
   SHARED(TileShared, shared);
@@ -47,7 +48,7 @@ DEVICE void sums_of_rows(const Scorer<MAGNITUDE, TYPE>& scorer, f64* sums) {
         for (u32 offset = 0; offset < tile_columns; ++offset) sum = __dadd_rn(sum, shared.weights[threadIdx.x][offset]);
       __syncthreads();
     }
-    if (threadIdx.x < tile_rows) sums[first + threadIdx.x] = sum;
+    if (threadIdx.x < tile_rows) sums[columns + first + threadIdx.x] = sum;
   }
 }
 

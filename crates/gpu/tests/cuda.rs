@@ -76,7 +76,7 @@ fn masks_are_those_of_the_processor() {
             let norms = norms_of(columns, &mut noise);
             let mut groups = vec![Group::Layer, Group::Row, Group::Column];
             let of_m = [(1, 2), (2, 4), (4, 8), (3, 5), (40, 64)].into_iter();
-            groups.extend(of_m.filter(|(_, m)| columns % *m as usize == 0).map(|(n, m)| Group::NofM { n, m }));
+            groups.extend(of_m.filter(|(_, m)| columns.is_multiple_of(*m as usize)).map(|(n, m)| Group::NofM { n, m }));
             for pruner in [Pruner::WANDA, Pruner::MAGNITUDE, Pruner::RIA] {
                 let on_device = gpu.upload_norms(pruner, &norms).unwrap();
                 for &group in &groups {
