@@ -260,6 +260,22 @@ fn mistakes_are_refused_by_name() {
     assert_eq!(left.len(), 3, "{left:?}");
 }
 
+/// The processor is always there, and whoever misses a GPU is told why there is none.
+#[test]
+fn devices_are_listed_with_what_is_missing() {
+    let found = json(&["model", "devices"]);
+    let devices = found["devices"].as_array().expect("devices");
+    assert_eq!(devices[0]["device"], "cpu");
+    assert!(devices[0]["threads"].as_u64().unwrap() > 0 && devices[0]["memory_bytes"].as_u64().unwrap() > 1 << 20);
+    assert!(devices[0]["free_bytes"].as_u64().unwrap() <= devices[0]["memory_bytes"].as_u64().unwrap());
+    assert_eq!(devices.len(), 1, "built without CUDA: {found:#}");
+    assert!(found["no_gpus"].as_str().unwrap().contains("--features cuda"), "{found:#}");
+    assert!(found.get("driver").is_none(), "{found:#}");
+    let output = run(&["model", "devices"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("cpu") && said.contains("--features cuda"), "{said}");
+}
+
 /// Pipes, links and names that lie in wait.
 #[cfg(unix)]
 #[test]

@@ -14,6 +14,9 @@ const EXPECTED: &[(&str, usize, usize)] = &[
     ("fedprune-cli", 1, 0),
     // an allocator that counts
     ("fedprune-fuzz", 9, 0),
+    // kernels are launched, device memory is lent as bytes and taken with anything in it, pinned memory too; the driver is asked
+    // for its version and its memory, and its functions are jumped to; tests launch on the processor
+    ("fedprune-gpu", 20, 1),
     // an allocator that counts
     ("fedprune-mask", 0, 5),
     // bodies are mapped and their pages given back; a disk is asked for its room, the system for its clock

@@ -75,6 +75,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         #[cfg(feature = "silo")]
         Command::Model(ModelCommand::Inspect(inspect)) => Box::new(commands::model_inspect::run(inspect, &meter)?),
         #[cfg(feature = "silo")]
+        Command::Model(ModelCommand::Devices) => Box::new(commands::model_devices::run()),
+        #[cfg(feature = "silo")]
         Command::Model(ModelCommand::Import(import)) => Box::new(commands::model_import::run(import, &meter)?),
         #[cfg(feature = "silo")]
         Command::Mask(MaskCommand::Compute(compute)) => Box::new(commands::mask_compute::run(compute, &meter)?),

@@ -7,28 +7,61 @@
 
 use candle_core::{DType, Result, Tensor};
 
+use crate::accelerator::Accelerator;
+
 /// Most bytes of one slice of scores on the processor.
 pub(crate) const SCORE_BYTES_CPU: usize = 8 << 20;
 /// On a GPU: fewer, larger launches.
 pub(crate) const SCORE_BYTES_GPU: usize = 256 << 20;
 /// Query rows of one slice at most: the part of the diagonal that is computed and thrown away.
-const MAX_SLICE_TOKENS: usize = 128;
+const MAX_SLICE_TOKENS_CPU: usize = 128;
+/// On a GPU: fewer, larger launches.
+pub(crate) const MAX_SLICE_TOKENS_GPU: usize = 512;
+
+/// Which keys the queries of a slice see.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    /// Place of the first query.
+    pub first_query: usize,
+    /// Place of the first key.
+    pub first_key: usize,
+    /// How many keys a query sees, itself included.
+    pub window: Option<usize>,
+}
 
 /// Attention of every query to the keys before it and itself.
 ///
 /// `query`: (tokens, heads, head_dim); `key` and `value`: (tokens, key_value_heads, head_dim). `window`
 /// limits how many keys a query sees, itself included. Returns (tokens, heads × head_dim).
-pub(crate) fn attend(query: &Tensor, key: &Tensor, value: &Tensor, window: Option<usize>) -> Result<Tensor> {
-    let score_bytes = if query.device().is_cpu() { SCORE_BYTES_CPU } else { SCORE_BYTES_GPU };
-    attend_in_slices(query, key, value, window, score_bytes)
-}
-
-fn attend_in_slices(
+pub(crate) fn attend(
     query: &Tensor,
     key: &Tensor,
     value: &Tensor,
     window: Option<usize>,
-    score_bytes: usize,
+    accelerator: Option<&Accelerator>,
+) -> Result<Tensor> {
+    let (score_bytes, slice_tokens) = match query.device().is_cpu() {
+        true => (SCORE_BYTES_CPU, MAX_SLICE_TOKENS_CPU),
+        false => (SCORE_BYTES_GPU, MAX_SLICE_TOKENS_GPU),
+    };
+    let weigh = |scores: Tensor, seen: Seen, scale: f64| match accelerator {
+        Some(accelerator) => {
+            let queries = (seen.first_key + scores.dim(2)?) - seen.first_query;
+            accelerator.causal_softmax(&scores, queries, seen, scale)?;
+            Ok(scores)
+        }
+        None => weigh(&scores, scale, seen),
+    };
+    attend_in_slices((query, key, value), window, (score_bytes, slice_tokens), &weigh)
+}
+
+/// In slices of at most so many bytes of scores and so many queries. `weigh` makes weights of the scores of a slice, in f32,
+/// and gives zero to keys that are not seen: (groups, shared × queries, keys).
+fn attend_in_slices(
+    (query, key, value): (&Tensor, &Tensor, &Tensor),
+    window: Option<usize>,
+    (score_bytes, most_tokens): (usize, usize),
+    weigh: &dyn Fn(Tensor, Seen, f64) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let (tokens, heads, head_dim) = query.dims3()?;
     let groups = key.dim(1)?;
@@ -36,7 +69,7 @@ fn attend_in_slices(
     let key = key.transpose(0, 1)?.contiguous()?;
     let value = value.transpose(0, 1)?.contiguous()?;
     let row_bytes = heads * tokens * query.dtype().size_in_bytes();
-    let slice_tokens = (score_bytes / row_bytes.max(1)).clamp(1, MAX_SLICE_TOKENS);
+    let slice_tokens = (score_bytes / row_bytes.max(1)).clamp(1, most_tokens);
 
     let mut slices = Vec::with_capacity(tokens.div_ceil(slice_tokens));
     for first_query in (0..tokens).step_by(slice_tokens) {
@@ -52,7 +85,7 @@ fn attend_in_slices(
             .contiguous()?
             .reshape((groups, shared * queries, head_dim))?;
         let scores = query.matmul(&key.narrow(1, first_key, keys)?.t()?)?;
-        let weights = weigh(&scores, (head_dim as f64).sqrt().recip(), first_query, first_key, window)?;
+        let weights = weigh(scores, Seen { first_query, first_key, window }, (head_dim as f64).sqrt().recip())?;
         let mixed = weights.matmul(&value.narrow(1, first_key, keys)?)?;
         slices.push(
             mixed
@@ -71,7 +104,7 @@ fn attend_in_slices(
 /// Softmax over the visible keys, in f32.
 ///
 /// `scores`: (groups, shared × queries, keys), the queries from position `first_query` on and the keys from `first_key` on.
-fn weigh(scores: &Tensor, scale: f64, first_query: usize, first_key: usize, window: Option<usize>) -> Result<Tensor> {
+fn weigh(scores: &Tensor, scale: f64, Seen { first_query, first_key, window }: Seen) -> Result<Tensor> {
     let (groups, rows, keys) = scores.dims3()?;
     let queries = first_key + keys - first_query;
     let device = scores.device();
@@ -135,8 +168,9 @@ mod tests {
         for window in [None, Some(1), Some(9), Some(100)] {
             let expected = plain(&query, &key, &value, window);
             let row = heads * tokens * 4;
-            for score_bytes in [1, 5 * row, 16 * row, usize::MAX] {
-                let got = attend_in_slices(&query, &key, &value, window, score_bytes).unwrap();
+            for (score_bytes, most) in [(1, 128), (5 * row, 128), (16 * row, 512), (usize::MAX, 7), (usize::MAX, 512)] {
+                let weigh = |scores: Tensor, seen: Seen, scale: f64| weigh(&scores, scale, seen);
+                let got = attend_in_slices((&query, &key, &value), window, (score_bytes, most), &weigh).unwrap();
                 assert_eq!(got.dims(), [tokens, heads * head_dim]);
                 let got = got.flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 for (got, expected) in got.iter().zip(&expected) {

@@ -12,15 +12,17 @@
 
 use candle_core::{Device, Tensor};
 use fedprune_checkpoint::{AttentionBias, Checkpoint, TensorView};
+use fedprune_gpu::GpuError;
 use fedprune_mask::{DType as Stored, MatrixMask};
 use half::{bf16, f16};
 
+use crate::accelerator::Choice;
 use crate::cpu::{self, Layer, Panels, Workspace};
 use crate::error::Doing;
 use crate::hidden::{Hidden, States};
 use crate::tensors::{Linear, TensorBlock, values};
 use crate::upload::{upload, widen};
-use crate::{BlockSums, Decoder, ModelError};
+use crate::{Decoder, ModelError, Taps};
 
 /// Names of the prunable matrices within a block, in layout order.
 const MATRICES: [&str; 7] = [
@@ -119,14 +121,18 @@ impl<'a> Source<'a> {
     }
 
     fn tensors(&self) -> Result<TensorBlock, ModelError> {
-        let upload = |view: &TensorView<'_>| upload(view, self.decoder.dtype(), self.decoder.device());
+        let upload = |view: &TensorView<'_>| match self.decoder.accelerator() {
+            Some(accelerator) => accelerator.upload(view, self.decoder.dtype()),
+            None => upload(view, self.decoder.dtype(), self.decoder.device()),
+        };
         let linear = |position: usize| -> Result<Linear, ModelError> {
             let bias = self.bias(position)?.map(|bias| upload(&bias)).transpose()?;
             Ok(Linear { weight: upload(&self.matrix(position)?)?, bias })
         };
         let (input_norm, post_attention_norm, query_key_norms) = self.vectors(upload)?;
         let linears = [linear(Q)?, linear(K)?, linear(V)?, linear(O)?, linear(GATE)?, linear(UP)?, linear(DOWN)?];
-        Ok(TensorBlock { index: self.index, linears, input_norm, post_attention_norm, query_key_norms })
+        let accelerator = self.decoder.accelerator().cloned();
+        Ok(TensorBlock { index: self.index, accelerator, linears, input_norm, post_attention_norm, query_key_norms })
     }
 }
 
@@ -179,7 +185,7 @@ impl Block {
         &self,
         decoder: &Decoder,
         hidden: &Hidden,
-        sums: &mut BlockSums,
+        sums: &mut Taps,
         workspace: &mut Workspace,
     ) -> Result<(), ModelError> {
         hidden.check_lengths(decoder)?;
@@ -213,10 +219,42 @@ impl Block {
                 block.layers[position].weight.zero(mask.words());
                 Ok(())
             }
-            Weights::Tensors(block) => block.linears[position]
-                .prune(mask)
-                .doing(|| format!("pruning `{}` of block {}", MATRICES[position], self.index)),
+            Weights::Tensors(block) => block.prune(position, mask),
         }
+    }
+
+    /// Chooses the weights of each matrix where they lie, and zeroes them; the masks are those that
+    /// [`fedprune_mask::derive_mask`] gives. None where that is for the caller to do: on the processor.
+    ///
+    /// # Errors
+    /// [`ModelError::NotFinite`] for weights that have no order; [`ModelError::Gpu`] for norms that do not fit, and for what
+    /// the device says.
+    pub fn choose_and_prune(
+        &mut self,
+        checkpoint: &Checkpoint,
+        choice: &Choice<'_>,
+    ) -> Result<Option<Vec<MatrixMask>>, ModelError> {
+        let Weights::Tensors(block) = &self.weights else { return Ok(None) };
+        let Some(accelerator) = &block.accelerator else { return Ok(None) };
+        let layout = checkpoint.layout();
+        let of_block = layout.block(self.index);
+        let taps = layout.taps().iter().filter(|range| of_block.contains(&range.start)).enumerate();
+        let taps = taps.flat_map(|(tap, range)| range.clone().map(move |index| (tap, index)));
+        let matrices: Vec<_> = taps
+            .zip(&block.linears)
+            .map(|((tap, index), linear)| (&linear.weight, checkpoint.matrix(index), tap))
+            .collect();
+        accelerator.select(&matrices, choice).map(Some).map_err(|(position, error)| {
+            let index = position.map_or(of_block.start, |position| of_block.start + position);
+            match error {
+                ModelError::Gpu(GpuError::Weights(source)) => ModelError::NotFinite {
+                    file: checkpoint.matrix_file(index).to_owned(),
+                    tensor: layout.matrices()[index].name.clone(),
+                    source,
+                },
+                other => other,
+            }
+        })
     }
 
     /// Multiplies the weights of one matrix by `factors`, row-major, rounding each product to the
@@ -352,12 +390,12 @@ mod tests {
                         let mut mask = MatrixMask::kept(rows, columns);
                         (0..rows * columns).step_by(3).for_each(|at| mask.prune(at / columns, at % columns));
                         block.prune(position, &mask).unwrap();
-                        tensors.linears[position].prune(&mask).unwrap();
+                        tensors.prune(position, &mask).unwrap();
                     }
                 }
                 let mut hidden = decoder.embed(&checkpoint, &windows).unwrap();
-                let mut sums = BlockSums::new(decoder.config());
-                let mut expected_sums = BlockSums::new(decoder.config());
+                let mut sums = Taps::new(decoder.config());
+                let mut expected_sums = Taps::new(decoder.config());
                 let mut workspace = Workspace::default();
                 block.measure(&decoder, &hidden, &mut sums, &mut workspace).unwrap();
                 let before = hidden.clone().into_tensors().unwrap();
@@ -370,6 +408,7 @@ mod tests {
                         assert!((got - expected).abs() < 1e-5 * size, "{architecture}: {got} {expected}");
                     }
                 }
+                let (sums, expected_sums) = (sums.into_sums().unwrap(), expected_sums.into_sums().unwrap());
                 assert_eq!(sums.tokens(), expected_sums.tokens());
                 for tap in Tap::ALL {
                     for (got, expected) in sums.sums(tap).iter().zip(expected_sums.sums(tap)) {
@@ -388,13 +427,13 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let mut hidden = decoder.embed(&checkpoint, &windows).unwrap();
-                let mut sums = BlockSums::new(decoder.config());
+                let mut sums = Taps::new(decoder.config());
                 let mut workspace = Workspace::default();
                 let block = decoder.load_block(&checkpoint, 0).unwrap();
                 block.measure(&decoder, &hidden, &mut sums, &mut workspace).unwrap();
                 block.run(&decoder, &mut hidden, &mut workspace).unwrap();
                 let States::Slice(states) = hidden.states else { panic!("f32 on the processor is slices") };
-                (states, sums)
+                (states, sums.into_sums().unwrap())
             })
         };
         let one = run(1);

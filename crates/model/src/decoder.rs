@@ -1,8 +1,11 @@
 //! What all blocks share: the configuration, the device, the rotary tables, the embeddings.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device};
 use fedprune_checkpoint::{Checkpoint, ModelConfig, TensorView};
 
+use crate::accelerator::Accelerator;
 use crate::error::Doing;
 use crate::hidden::{Hidden, States, batches};
 use crate::rope::RopeTables;
@@ -19,6 +22,7 @@ pub struct Decoder {
     dtype: DType,
     max_sequence_tokens: usize,
     rope: RopeTables,
+    accelerator: Option<Arc<Accelerator>>,
 }
 
 impl Decoder {
@@ -26,7 +30,8 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ModelError::SequenceTooLong`] beyond the model's positions, [`ModelError::Config`] when its numbers make
-    /// no model, [`ModelError::DTypeName`] for a `dtype` other than f32, bf16 and f16.
+    /// no model, [`ModelError::DTypeName`] for a `dtype` other than f32, bf16 and f16, [`ModelError::Gpu`] when the device
+    /// takes no kernels of ours.
     pub fn new(
         checkpoint: &Checkpoint,
         device: &Device,
@@ -52,7 +57,8 @@ impl Decoder {
             )));
         }
         let rope = RopeTables::new(&config.rope, config.head_dim, max_sequence_tokens, dtype, device)?;
-        Ok(Self { config, device: device.clone(), dtype, max_sequence_tokens, rope })
+        let accelerator = Accelerator::of(device)?.map(Arc::new);
+        Ok(Self { config, device: device.clone(), dtype, max_sequence_tokens, rope, accelerator })
     }
 
     /// The model's configuration.
@@ -79,6 +85,26 @@ impl Decoder {
         &self.rope
     }
 
+    pub(crate) fn accelerator(&self) -> Option<&Arc<Accelerator>> {
+        self.accelerator.as_ref()
+    }
+
+    /// Bytes that can be allocated on the device, and bytes that it has; none on the processor.
+    ///
+    /// # Errors
+    /// [`ModelError::Gpu`].
+    pub fn device_memory(&self) -> Result<Option<(u64, u64)>, ModelError> {
+        self.accelerator().map(|accelerator| accelerator.memory()).transpose()
+    }
+
+    /// The most bytes of device memory that were allocated at once; none on the processor.
+    ///
+    /// # Errors
+    /// [`ModelError::Gpu`].
+    pub fn most_device_bytes(&self) -> Result<Option<u64>, ModelError> {
+        self.accelerator().map_or(Ok(None), |accelerator| accelerator.most_used_bytes())
+    }
+
     pub(crate) fn check_length(&self, tokens: usize) -> Result<(), ModelError> {
         let limit = self.max_sequence_tokens;
         if tokens > limit { Err(ModelError::SequenceOverDecoder { tokens, limit }) } else { Ok(()) }
@@ -87,6 +113,16 @@ impl Decoder {
     /// Whether blocks run on plain slices: on the processor in f32.
     pub(crate) fn on_slices(&self) -> bool {
         self.device.is_cpu() && self.dtype == DType::F32
+    }
+
+    /// Whether the next block should be loaded while one runs: where running is queued on a device with memory of its own.
+    pub fn loads_ahead(&self) -> bool {
+        !self.device.is_cpu()
+    }
+
+    /// Whether a block's weights are chosen and pruned where they lie: [`Block::choose_and_prune`].
+    pub fn chooses(&self) -> bool {
+        self.accelerator.is_some()
     }
 
     /// The embeddings of `windows` as one batch. Reads only the rows that are used.

@@ -43,19 +43,52 @@ impl fmt::Display for DeviceName {
 }
 
 impl DeviceName {
+    /// Whether there is such a device, as far as can be said without opening it.
+    ///
+    /// # Errors
+    /// As [`DeviceName::open`], save for a driver that refuses then.
+    pub fn check(self) -> Result<(), ModelError> {
+        match self {
+            Self::Cpu => Ok(()),
+            Self::Cuda(ordinal) => check_gpu(ordinal),
+        }
+    }
+
     /// Opens the device.
     ///
     /// # Errors
-    /// [`ModelError::NoCuda`] in a build without the feature; [`ModelError::DeviceOpen`] when the driver refuses.
+    /// [`ModelError::NoCuda`] in a build without the feature; [`ModelError::NoDriver`] on a machine without one,
+    /// [`ModelError::NoSuchDevice`] where there are fewer GPUs; [`ModelError::DeviceOpen`] when the driver refuses.
     pub fn open(self) -> Result<Device, ModelError> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(ordinal) if !cfg!(feature = "cuda") => Err(ModelError::NoCuda(ordinal)),
-            Self::Cuda(ordinal) => {
-                Device::new_cuda(ordinal).map_err(|source| ModelError::DeviceOpen { ordinal, source: Box::new(source) })
-            }
+            Self::Cuda(ordinal) => open_gpu(ordinal),
         }
     }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn check_gpu(ordinal: usize) -> Result<(), ModelError> {
+    Err(ModelError::NoCuda(ordinal))
+}
+
+#[cfg(feature = "cuda")]
+fn check_gpu(ordinal: usize) -> Result<(), ModelError> {
+    let count =
+        fedprune_gpu::found::count().map_err(|error| ModelError::NoDriver { ordinal, reason: error.to_string() })?;
+    if ordinal < count { Ok(()) } else { Err(ModelError::NoSuchDevice { ordinal, count }) }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_gpu(ordinal: usize) -> Result<Device, ModelError> {
+    Err(ModelError::NoCuda(ordinal))
+}
+
+/// On a stream of its own: the default one of a thread is another in every thread.
+#[cfg(feature = "cuda")]
+fn open_gpu(ordinal: usize) -> Result<Device, ModelError> {
+    check_gpu(ordinal)?;
+    Device::new_cuda_with_stream(ordinal).map_err(|source| ModelError::DeviceOpen { ordinal, source: Box::new(source) })
 }
 
 /// The format of weights and activations while computing, whatever the checkpoint stores.

@@ -6,6 +6,10 @@ use std::path::PathBuf;
 
 use fedprune_checkpoint::CheckpointError;
 
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
+}
+
 /// Why a model could not be run or a text not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -33,6 +37,59 @@ pub enum ModelError {
          `cargo build --release --features cuda`, or use `cpu`"
     )]
     NoCuda(usize),
+
+    /// The machine has no driver, or one that does not start.
+    #[error("device `cuda:{ordinal}` cannot be used: {reason}; or use `cpu`")]
+    NoDriver {
+        /// Ordinal asked for.
+        ordinal: usize,
+        /// What is missing.
+        reason: String,
+    },
+
+    /// There are fewer GPUs.
+    #[error(
+        "there is no device `cuda:{ordinal}`: the driver knows {count}, counted from 0; `fedprune model devices` lists them"
+    )]
+    NoSuchDevice {
+        /// Ordinal asked for.
+        ordinal: usize,
+        /// How many there are.
+        count: usize,
+    },
+
+    /// The device has too little memory for what is to be computed.
+    #[error(
+        "the GPU has {} of {} of memory free, and {} are needed: {} for two blocks, {} for the hidden states of all \
+         windows, {} to compute with; free some (`nvidia-smi` shows who uses it), use fewer or shorter windows, or \
+         `--device cpu`",
+        gigabytes(*.free), gigabytes(*.all), gigabytes(.need.total()), gigabytes(.need.blocks),
+        gigabytes(.need.activations), gigabytes(.need.workspace)
+    )]
+    DeviceMemory {
+        /// What is needed.
+        need: crate::DeviceNeed,
+        /// Bytes that nobody uses.
+        free: u64,
+        /// Bytes that there are.
+        all: u64,
+    },
+
+    /// A kernel of ours, or what it was given.
+    #[error(transparent)]
+    Gpu(#[from] fedprune_gpu::GpuError),
+
+    /// Weights that have no order.
+    #[error("tensor `{tensor}` of `{}`", file.display())]
+    NotFinite {
+        /// The file that holds them.
+        file: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// Which weight.
+        #[source]
+        source: fedprune_mask::weights::WeightsError,
+    },
 
     /// The device exists by name but could not be opened.
     #[error("device `cuda:{ordinal}` could not be opened; `nvidia-smi` lists the devices and their driver")]

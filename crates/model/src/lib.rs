@@ -9,6 +9,8 @@
 //! | module | what it answers |
 //! |---|---|
 //! | [`device`] | `cpu` or `cuda:N`, and in which floating-point format to compute |
+//! | [`mod@devices`] | what can compute on this machine |
+//! | [`memory`] | how much memory a device of its own takes |
 //! | [`decoder`] | what all blocks share: configuration, rotary tables, embeddings |
 //! | [`block`] | one decoder block: load, measure, prune, scale, run |
 //! | [`hidden`] | what travels from block to block, in batches of windows |
@@ -27,14 +29,17 @@ pub mod block;
 pub mod calibration;
 pub mod decoder;
 pub mod device;
+pub mod devices;
 pub mod error;
 pub mod gguf;
 pub mod head;
 pub mod hidden;
+pub mod memory;
 pub mod perplexity;
 pub mod taps;
 pub mod text;
 
+mod accelerator;
 mod attention;
 mod cpu;
 mod kernels;
@@ -42,14 +47,17 @@ mod rope;
 mod tensors;
 mod upload;
 
+pub use accelerator::Choice;
 pub use block::Block;
 pub use calibration::{Bos, Document, Sampling, WindowRequest, Windows, calibration_windows, evaluation_windows};
 pub use cpu::Workspace;
 pub use decoder::Decoder;
 pub use device::{ComputeDType, DeviceName};
+pub use devices::{Devices, GpuDevice, GpuDriver, devices};
 pub use error::ModelError;
 pub use head::Head;
 pub use hidden::Hidden;
+pub use memory::DeviceNeed;
 pub use perplexity::{Perplexity, logits, perplexity};
-pub use taps::BlockSums;
+pub use taps::{BlockSums, Taps};
 pub use text::Tokenizer;

@@ -59,15 +59,23 @@ pub fn perplexity<E: From<ModelError>>(
     let mut window_losses = Vec::with_capacity(windows.len());
     let mut workspace = Workspace::default();
     for batch in batches(decoder, windows) {
+        decoder.check_memory(checkpoint, batch)?;
         let mut hidden = decoder.embed_in_batches(checkpoint, batch)?;
+        let mut next = None;
         for index in 0..blocks {
-            let mut block = decoder.load_block(checkpoint, index)?;
+            let mut block = match next.take() {
+                Some(block) => block,
+                None => decoder.load_block(checkpoint, index)?,
+            };
             checkpoint.release_block(index);
             after_load(index, &mut block)?;
             for hidden in &mut hidden {
                 block.run(decoder, hidden, &mut workspace)?;
                 done += hidden.windows() as u64;
                 progress(done, total);
+            }
+            if decoder.loads_ahead() && index + 1 < blocks {
+                next = Some(decoder.load_block(checkpoint, index + 1)?);
             }
         }
         let tokens: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();

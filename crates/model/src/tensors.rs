@@ -1,13 +1,16 @@
 //! A decoder block in candle's operations, one sequence at a time: for any device and dtype.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor};
 use fedprune_mask::{MatrixMask, Tap};
 
+use crate::accelerator::Accelerator;
 use crate::attention::attend;
 use crate::block::{DOWN, GATE, K, O, Q, UP, V};
 use crate::error::Doing;
 use crate::kernels::normalise;
-use crate::{BlockSums, Decoder, ModelError};
+use crate::{Decoder, ModelError, Taps};
 
 /// y = x Wᵀ + b.
 pub(crate) struct Linear {
@@ -25,7 +28,7 @@ impl Linear {
         }
     }
 
-    pub fn prune(&mut self, mask: &MatrixMask) -> candle_core::Result<()> {
+    fn prune_by_bytes(&mut self, mask: &MatrixMask) -> candle_core::Result<()> {
         let shape = self.weight.dims2()?;
         let mut pruned = vec![0u8; shape.0 * shape.1];
         mask.for_each_pruned(|index| pruned[index] = 1);
@@ -38,6 +41,7 @@ impl Linear {
 /// The weights of one block on the device.
 pub(crate) struct TensorBlock {
     pub index: usize,
+    pub accelerator: Option<Arc<Accelerator>>,
     /// q, k, v, o, gate, up, down.
     pub linears: [Linear; 7],
     pub input_norm: Tensor,
@@ -46,6 +50,15 @@ pub(crate) struct TensorBlock {
 }
 
 impl TensorBlock {
+    /// Zeroes the weights of one matrix whose mask bit is 1.
+    pub fn prune(&mut self, position: usize, mask: &MatrixMask) -> Result<(), ModelError> {
+        let linear = &mut self.linears[position];
+        match &self.accelerator {
+            Some(accelerator) => accelerator.prune(&linear.weight, mask),
+            None => linear.prune_by_bytes(mask).doing(|| format!("pruning matrix {position} of block {}", self.index)),
+        }
+    }
+
     /// Runs one sequence through the block: `hidden`, (tokens, hidden_size), positions 0 to tokens − 1.
     pub fn run(&self, decoder: &Decoder, hidden: &Tensor) -> Result<Tensor, ModelError> {
         let (hidden, gated) = self.up_to_gated(decoder, hidden, None)?;
@@ -56,7 +69,7 @@ impl TensorBlock {
     }
 
     /// Adds the squares of the taps; what would come out is not computed.
-    pub fn measure(&self, decoder: &Decoder, hidden: &Tensor, sums: &mut BlockSums) -> Result<(), ModelError> {
+    pub fn measure(&self, decoder: &Decoder, hidden: &Tensor, sums: &mut Taps) -> Result<(), ModelError> {
         self.up_to_gated(decoder, hidden, Some(sums)).map(|_| ())
     }
 
@@ -65,13 +78,13 @@ impl TensorBlock {
         &self,
         decoder: &Decoder,
         hidden: &Tensor,
-        mut taps: Option<&mut BlockSums>,
+        mut taps: Option<&mut Taps>,
     ) -> Result<(Tensor, Tensor), ModelError> {
         let doing = |what: &'static str| move || format!("running the {what} of block {}", self.index);
         let tokens = hidden.dim(0).doing(doing("input"))?;
         let eps = decoder.config().rms_norm_eps as f32;
         let mut tap = |tap: Tap, activations: &Tensor| match taps.as_deref_mut() {
-            Some(sums) => sums.add(tap, activations),
+            Some(sums) => sums.add(tap, activations, self.accelerator.as_deref()),
             None => Ok(()),
         };
 
@@ -106,12 +119,19 @@ impl TensorBlock {
             key = normalise(&key, key_norm, eps)?;
         }
         let (query, key) = (decoder.rope().rotate(&query)?, decoder.rope().rotate(&key)?);
-        attend(&query, &key, &value, config.sliding_window)
+        attend(&query, &key, &value, config.sliding_window, self.accelerator.as_deref())
     }
 
     /// (tokens, hidden_size) to (tokens, intermediate_size).
     fn gate(&self, y: &Tensor) -> candle_core::Result<Tensor> {
-        self.linears[GATE].forward(y)?.silu()? * self.linears[UP].forward(y)?
+        let (gate, up) = (self.linears[GATE].forward(y)?, self.linears[UP].forward(y)?);
+        match &self.accelerator {
+            Some(accelerator) => {
+                accelerator.gate_up(&gate, &up)?;
+                Ok(gate)
+            }
+            None => gate.silu()? * up,
+        }
     }
 }
 

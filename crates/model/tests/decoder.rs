@@ -5,7 +5,9 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use fedprune_checkpoint::Checkpoint;
 use fedprune_mask::{MatrixMask, Tap};
-use fedprune_model::{Block, BlockSums, ComputeDType, Decoder, DeviceName, ModelError, Workspace, logits, perplexity};
+use fedprune_model::{
+    Block, BlockSums, ComputeDType, Decoder, DeviceName, ModelError, Taps, Workspace, logits, perplexity,
+};
 
 fn checkpoint(architecture: &str) -> Checkpoint {
     Checkpoint::open(&Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")).join(architecture))
@@ -138,10 +140,10 @@ fn half_precision_stays_close() {
     let tokens: Vec<u32> = (0..48).map(|at| (at * 29 + 5) % 256).collect();
     let run = |dtype| {
         let decoder = decoder(&checkpoint, dtype);
-        let mut sums = BlockSums::new(decoder.config());
+        let mut taps = Taps::new(decoder.config());
         let hidden = decoder.embed(&checkpoint, std::slice::from_ref(&tokens)).unwrap();
         let block = decoder.load_block(&checkpoint, 0).unwrap();
-        block.measure(&decoder, &hidden, &mut sums, &mut Workspace::default()).unwrap();
+        block.measure(&decoder, &hidden, &mut taps, &mut Workspace::default()).unwrap();
         let loss = perplexity::<ModelError>(
             &checkpoint,
             &decoder,
@@ -149,7 +151,7 @@ fn half_precision_stays_close() {
             &mut |_, _| Ok(()),
             &mut |_, _| {},
         );
-        (sums, loss.unwrap().window_losses[0])
+        (taps.into_sums().unwrap(), loss.unwrap().window_losses[0])
     };
     let (full, full_loss) = run(DType::F32);
     for (dtype, tolerance) in [(DType::F16, 2e-3), (DType::BF16, 2e-2)] {
@@ -236,6 +238,15 @@ fn devices_and_dtypes_are_named() {
     {
         let said = DeviceName::Cuda(1).open().unwrap_err().to_string();
         assert!(said.contains("`cuda:1`") && said.contains("--features cuda"), "{said}");
+    }
+
+    // whatever this machine has: a device, or words on what is missing
+    #[cfg(feature = "cuda")]
+    if let Err(error) = DeviceName::Cuda(4_000_000).open() {
+        let said = error.to_string();
+        assert!(said.contains("`cuda:4000000`"), "{said}");
+    } else {
+        panic!("there are not so many GPUs");
     }
 
     for (name, dtype) in [("f32", DType::F32), ("bf16", DType::BF16), ("f16", DType::F16)] {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Device, Tensor};
 use fedprune_checkpoint::{Checkpoint, ModelConfig, RopeScaling};
 use fedprune_mask::Tap;
-use fedprune_model::{BlockSums, Decoder, ModelError, Workspace, logits, perplexity};
+use fedprune_model::{Decoder, ModelError, Taps, Workspace, logits, perplexity};
 use serde_json::Value;
 
 const ARCHITECTURES: [&str; 5] = ["llama", "llama3-rope-tied", "mistral", "qwen2", "qwen3"];
@@ -97,7 +97,7 @@ fn perplexity_matches_transformers() {
 
 #[test]
 fn sums_of_squares_match_transformers() {
-    let taps = [
+    let tapped = [
         ("self_attn.q_proj", Tap::AttentionInput),
         ("self_attn.v_proj", Tap::AttentionInput),
         ("self_attn.o_proj", Tap::AttentionOutput),
@@ -110,13 +110,14 @@ fn sums_of_squares_match_transformers() {
         let per_silo = fixture.numbers["samples"].as_u64().unwrap() as usize * fixture.seqlen();
         let block = fixture.decoder.load_block(&fixture.checkpoint, 0).unwrap();
         for (silo, tokens) in silos.chunks(per_silo).enumerate() {
-            let mut sums = BlockSums::new(fixture.decoder.config());
+            let mut taps = Taps::new(fixture.decoder.config());
             for sample in tokens.chunks(fixture.seqlen()) {
                 let hidden = fixture.decoder.embed(&fixture.checkpoint, &[sample.to_vec()]).unwrap();
-                block.measure(&fixture.decoder, &hidden, &mut sums, &mut Workspace::default()).unwrap();
+                block.measure(&fixture.decoder, &hidden, &mut taps, &mut Workspace::default()).unwrap();
             }
+            let sums = taps.into_sums().unwrap();
             assert_eq!(sums.tokens(), per_silo as u64);
-            for (name, tap) in taps {
+            for (name, tap) in tapped {
                 let key = format!("sumsq.row.silo{silo}.model.layers.0.{name}.weight");
                 let expected = fixture.expected[&key].to_vec1::<f64>().unwrap();
                 assert_eq!(expected.len(), sums.sums(tap).len());

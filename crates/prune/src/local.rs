@@ -9,6 +9,7 @@ use fedprune_mask::score::Pruner;
 use fedprune_mask::select::select;
 use fedprune_mask::{Digest, Group, Layout, MatrixMask, NormVector, Sparsity, Tap};
 use fedprune_model::Decoder;
+use rayon::prelude::*;
 
 use crate::error::PruneError;
 use crate::journal::{Journal, JournalKey};
@@ -120,7 +121,7 @@ pub fn local_pass<'a>(
     let mut digests = Vec::with_capacity(layout.matrices().len());
     let mut pruned_weights = 0;
     let mut note = |masks: &[MatrixMask]| {
-        digests.extend(masks.iter().map(MatrixMask::digest));
+        digests.extend(masks.par_iter().map(MatrixMask::digest).collect::<Vec<Digest>>());
         pruned_weights += masks.iter().map(MatrixMask::count_pruned).sum::<u64>();
     };
     match inputs.decoder {
@@ -132,7 +133,7 @@ pub fn local_pass<'a>(
                 let mut of_block = match known {
                     Some(of_block) => of_block,
                     None => {
-                        let of_block = pass.measure()?.norms;
+                        let of_block = pass.measure_to_choose()?.norms;
                         if let Some(journal) = journal.as_deref_mut() {
                             journal.append(block, &of_block)?;
                         }
@@ -140,10 +141,13 @@ pub fn local_pass<'a>(
                     }
                 };
                 forget_data_free(layout, block, recipe.pruner, inputs.data_free, &mut of_block);
-                pass.selecting();
-                let masks = recipe.block_masks(checkpoint, block, &of_block)?;
-                note(&masks);
+                let masks = match pass.choose(&recipe, &of_block)? {
+                    Some(masks) => masks,
+                    None => recipe.block_masks(checkpoint, block, &of_block)?,
+                };
                 pass.advance(&masks)?;
+                // while a device runs the block
+                note(&masks);
                 norms.extend(of_block);
             }
         }

@@ -7,13 +7,13 @@
 use std::path::{Path, PathBuf};
 
 use fedprune_checkpoint::Checkpoint;
-use fedprune_mask::ballot::{Ballot, Encodings, VoteHeader, encode_ballot};
+use fedprune_mask::ballot::{Ballot, BallotHeader, Encodings, VoteHeader, encode_ballot};
 use fedprune_mask::matrix_mask::mask_root;
 use fedprune_mask::score::Pruner;
 use fedprune_mask::tally::{Counts, Tally, Voter, support_factor};
 use fedprune_mask::weights::MatricesFrom;
 use fedprune_mask::{Digest, Group, Layout, MatrixMask, NormVector};
-use fedprune_model::{Block, Decoder, perplexity};
+use fedprune_model::{Block, Choice, Decoder, perplexity};
 use fedprune_prune::{BlockPass, LocalPass, Recipe, local_pass};
 
 use crate::error::StudyError;
@@ -286,6 +286,11 @@ impl Bench<'_> {
         let mut profile: Option<Vec<MatrixProfile>> =
             matches!(source, Source::Tally { profile: true, .. }).then(Vec::new);
         let mut after_load = |block: usize, loaded: &mut Block| -> Result<(), StudyError> {
+            if let Some(chosen) = masks.chosen(self.checkpoint, block, loaded)? {
+                let known = digests.get_mut(layout.block(block)).into_iter().flatten();
+                known.zip(&chosen).for_each(|(known, mask)| *known = Some(mask.digest()));
+                return Ok(());
+            }
             for (position, index) in layout.block(block).enumerate() {
                 let Some((mask, counts, norms)) = masks.matrix(self.checkpoint, block, position, index)? else { break };
                 if let Some(counts) = counts.as_ref().filter(|_| matches!(source, Source::Tally { support: true, .. }))
@@ -444,6 +449,25 @@ enum Masks<'a> {
 type Found = (MatrixMask, Option<Counts>, Vec<NormVector>);
 
 impl Masks<'_> {
+    /// The masks of a block of one silo's own, chosen and applied where the weights lie; none where they lie here, or where
+    /// the ballot holds no norms of them.
+    fn chosen(
+        &self,
+        checkpoint: &Checkpoint,
+        block: usize,
+        loaded: &mut Block,
+    ) -> Result<Option<Vec<MatrixMask>>, StudyError> {
+        let Masks::Own(ballot, _) = self else { return Ok(None) };
+        let BallotHeader::Vote(vote) = ballot.header() else { return Ok(None) };
+        let layout = ballot.layout();
+        let of_block = layout.block(block);
+        let taps = layout.taps().iter().enumerate().filter(|(_, range)| of_block.contains(&range.start));
+        let norms: Option<Vec<NormVector>> = taps.map(|(tap, _)| ballot.norms(tap).cloned()).collect();
+        let Some(norms) = norms else { return Ok(None) };
+        let choice = Choice { pruner: vote.pruner, group: vote.group, sparsity: vote.sparsity, norms: &norms };
+        Ok(loaded.choose_and_prune(checkpoint, &choice)?)
+    }
+
     /// The mask of a matrix by its position in its block and its index in the model; none for a dense model.
     fn matrix(
         &self,

@@ -3,12 +3,12 @@
 
 Block by block: hooks sum the squares of what the linear layers read, a top-k of |W| * norm chooses the weights, they
 are zeroed, and the block is run again, so that the next one sees what the pruned model will see. All windows are one
-batch, in float32, with scaled-dot-product attention (causal, no mask tensor) and without autograd; inputs that several
-matrices share are measured once; the last block is not run again. Norms are rounded as ours are. Windows are the first
-of the text, as with `--sampling sequential`.
+batch, in float32 (bfloat16 on a GPU), with scaled-dot-product attention (causal, no mask tensor) and without autograd;
+inputs that several matrices share are measured once; the last block is not run again. Norms are rounded as ours are.
+Windows are the first of the text, as with `--sampling sequential`. On a GPU the whole model lies there.
 
 usage: wanda_torch.py MODEL_DIR TEXT_FILE [--nsamples 8] [--seqlen 512] [--group layer|row] [--sparsity 0.5]
-                      [--threads 2] [--out MASKS.npz]          needs: torch transformers numpy
+                      [--threads 2] [--device cpu|cuda:0] [--out MASKS.npz]          needs: torch transformers numpy
 Prints one JSON object: seconds by phase, of the whole process since it was started, and its peak memory.
 """
 import os
@@ -38,6 +38,7 @@ parser.add_argument("--seqlen", type=int, default=512)
 parser.add_argument("--group", choices=["layer", "row"], default="layer")
 parser.add_argument("--sparsity", type=Fraction, default=Fraction(1, 2))
 parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--device", default="cpu")
 parser.add_argument("--out")
 options = parser.parse_args()
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(options.threads)
@@ -47,6 +48,8 @@ import torch  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 torch.set_num_threads(options.threads)
+DEVICE = torch.device(options.device)
+DTYPE = torch.float32 if DEVICE.type == "cpu" else torch.bfloat16
 
 # Matrices by the input that they share; the first of each is where it is measured.
 TAPS = [
@@ -59,6 +62,8 @@ SECONDS = {"interpreter": BEFORE}
 
 
 def lap(phase, since):
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
     now = time.perf_counter()
     SECONDS[phase] = SECONDS.get(phase, 0.0) + now - since
     return now
@@ -77,7 +82,7 @@ def first_windows(tokenizer, text, samples, tokens):
 def smallest(score, group, sparsity):
     """True where pruned: the smallest scores of the matrix, or of each row."""
     pools = score if group == "row" else score.reshape(1, -1)
-    pruned = torch.zeros(pools.shape, dtype=torch.bool)
+    pruned = torch.zeros(pools.shape, dtype=torch.bool, device=score.device)
     count = int(Fraction(pools.shape[1]) * sparsity)
     pruned.scatter_(1, torch.topk(pools, count, dim=1, largest=False, sorted=False).indices, True)
     return pruned.reshape(score.shape)
@@ -86,15 +91,16 @@ def smallest(score, group, sparsity):
 @torch.inference_mode()
 def main():
     now = lap("import", CLOCK)
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32, attn_implementation="sdpa").eval()
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=DTYPE, attn_implementation="sdpa").eval().to(DEVICE)
     now = lap("load", now)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     with open(options.text, encoding="utf-8") as file:
         windows = first_windows(tokenizer, file.read(), options.nsamples, options.seqlen)
+    windows = windows.to(DEVICE)
     now = lap("tokenise", now)
 
     hidden = model.model.embed_tokens(windows)
-    positions = torch.arange(options.seqlen)[None]
+    positions = torch.arange(options.seqlen, device=DEVICE)[None]
     context = dict(attention_mask=None, position_ids=positions,
                    position_embeddings=model.model.rotary_emb(hidden, positions))
     run = lambda block: (lambda out: out[0] if isinstance(out, tuple) else out)(block(hidden, **context))
@@ -116,9 +122,10 @@ def main():
             norm = (sums[tap[0]] / options.nsamples).sqrt().float().bfloat16().float()
             for name in tap:
                 weight = block.get_submodule(name).weight
-                pruned = smallest(weight.abs() * norm, options.group, options.sparsity)
+                pruned = smallest(weight.float().abs() * norm, options.group, options.sparsity)
                 weight[pruned] = 0
-                masks[f"model.layers.{index}.{name}.weight"] = np.packbits(pruned.numpy(), bitorder="little")
+                if options.out:
+                    masks[f"model.layers.{index}.{name}.weight"] = np.packbits(pruned.cpu().numpy(), bitorder="little")
         now = lap("select", now)
         if index < last:
             hidden = run(block)
@@ -132,7 +139,10 @@ def main():
     print(json.dumps(dict(
         seconds=whole,
         seconds_without_import_and_load=whole - sum(SECONDS[phase] for phase in ("interpreter", "import", "load")),
-        seconds_by_phase=SECONDS, peak_memory_bytes=peak, threads=torch.get_num_threads(), torch=torch.__version__,
+        seconds_without_import=whole - sum(SECONDS[phase] for phase in ("interpreter", "import")),
+        seconds_by_phase=SECONDS, peak_memory_bytes=peak,
+        peak_device_memory_bytes=torch.cuda.max_memory_allocated() if DEVICE.type == "cuda" else None,
+        device=torch.cuda.get_device_name(DEVICE) if DEVICE.type == "cuda" else "cpu", dtype=str(DTYPE), threads=torch.get_num_threads(), torch=torch.__version__,
         samples=options.nsamples, sequence_tokens=options.seqlen, group=options.group, sparsity=str(options.sparsity))))
 
 

@@ -12,6 +12,8 @@ use fedprune_model::{ComputeDType, DeviceName};
 pub enum ModelCommand {
     /// Architecture, sizes and digests of a checkpoint.
     Inspect(InspectOptions),
+    /// What can compute on this machine: what --device may say, how much memory each has, and what is missing.
+    Devices,
     /// Make a checkpoint folder of a GGUF file: LLaMA architectures in F32, F16 or BF16, whose numbers stay as they are.
     Import(ImportOptions),
 }
@@ -234,6 +236,9 @@ pub struct TallyOptions {
     /// Do not compare each ballot's mask with the global one: local-layer ballots then need not be expanded.
     #[arg(long)]
     pub brief: bool,
+    /// Device that expands ballots and counts, to the same mask: cpu or cuda:N.
+    #[arg(long, default_value = "cpu", env = "FEDPRUNE_DEVICE")]
+    pub device: DeviceName,
     /// Where to write the tally.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use fedprune_checkpoint::Checkpoint;
 use fedprune_mask::ballot::{Ballot, Encodings, VoteHeader, encode_ballot};
 use fedprune_mask::{Digest, Group, Sparsity};
-use fedprune_model::{Bos, Sampling, Tokenizer, WindowRequest, calibration_windows};
+use fedprune_model::{Bos, Decoder, DeviceName, Sampling, Tokenizer, WindowRequest, calibration_windows};
 use fedprune_prune::{Journal, LocalPass, Recipe, local_pass};
 use serde::Serialize;
 
@@ -50,6 +50,9 @@ pub struct ComputeReport {
     pub seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     peak_memory_bytes: Option<u64>,
+    /// Device memory that was allocated at once; of a GPU only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_device_memory_bytes: Option<u64>,
     warnings: Vec<String>,
 }
 
@@ -68,6 +71,7 @@ pub fn run(options: &ComputeOptions, meter: &Meter) -> anyhow::Result<ComputeRep
     let recipe = Recipe { pruner: options.pruner, group, sparsity };
     options.device.limit_threads();
     check_new(&options.out)?;
+    options.device.device.check()?;
     let checkpoint = Checkpoint::open(&options.model)?;
     let layout = checkpoint.layout();
     layout.check_group(group)?;
@@ -98,8 +102,15 @@ pub fn run(options: &ComputeOptions, meter: &Meter) -> anyhow::Result<ComputeRep
     } else {
         None
     };
-    let decoder = if uses_text { Some(decoder(&checkpoint, &options.device, sequence_tokens)?) } else { None };
-    let model_digest = content_digest(&checkpoint, meter);
+    let open = || uses_text.then(|| decoder(&checkpoint, &options.device, sequence_tokens)).transpose();
+    let (decoder, model_digest) = match options.device.device {
+        DeviceName::Cpu => (open()?, content_digest(&checkpoint, meter)),
+        // a GPU's driver takes as long to start as the weights to be read
+        DeviceName::Cuda(_) => {
+            let (decoder, digest) = rayon::join(open, || content_digest(&checkpoint, meter));
+            (decoder?, digest)
+        }
+    };
 
     let inputs = LocalPass {
         checkpoint: &checkpoint,
@@ -168,6 +179,7 @@ pub fn run(options: &ComputeOptions, meter: &Meter) -> anyhow::Result<ComputeRep
         model_digest,
         seconds: started.elapsed().as_secs_f64(),
         peak_memory_bytes: peak_memory_bytes(),
+        peak_device_memory_bytes: decoder.as_ref().map_or(Ok(None), Decoder::most_device_bytes)?,
         warnings: few_tokens(uses_text, (samples * sequence_tokens) as u64).into_iter().collect(),
     })
 }
@@ -260,6 +272,9 @@ impl ComputeReport {
         rows.push(("time", format!("{:.1} s", self.seconds)));
         if let Some(peak) = self.peak_memory_bytes {
             rows.push(("peak memory", bytes(peak)));
+        }
+        if let Some(peak) = self.peak_device_memory_bytes {
+            rows.push(("peak memory of the GPU", bytes(peak)));
         }
         let (program, model, ballot) = (program(), shell(&self.model), shell(&self.ballot));
         let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();

@@ -29,6 +29,8 @@ pub mod mask_compute;
 #[cfg(feature = "silo")]
 pub mod mask_show;
 #[cfg(feature = "silo")]
+pub mod model_devices;
+#[cfg(feature = "silo")]
 pub mod model_import;
 #[cfg(feature = "silo")]
 pub mod model_inspect;
@@ -57,6 +59,8 @@ pub mod watch;
 mod approvals;
 #[cfg(feature = "federation")]
 mod home;
+#[cfg(feature = "silo")]
+mod machine_memory;
 #[cfg(feature = "silo")]
 mod mask_file;
 #[cfg(feature = "silo")]

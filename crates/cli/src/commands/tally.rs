@@ -8,7 +8,8 @@ use fedprune_checkpoint::Checkpoint;
 use fedprune_mask::ballot::{BallotHeader, Kind};
 use fedprune_mask::matrix_mask::mask_root;
 use fedprune_mask::tally::{Tally, Voter, encode_tally};
-use fedprune_mask::{Ballot, Digest, Group, Sparsity};
+use fedprune_mask::{Ballot, Digest, Group, MatrixMask, Sparsity, WeightsView};
+use fedprune_model::DeviceName;
 use fedprune_prune::check_finite;
 use serde::Serialize;
 
@@ -92,6 +93,7 @@ pub fn run(options: &TallyOptions, meter: &Meter) -> anyhow::Result<TallyReport>
     let given: Vec<Digest> = voters.iter().map(|voter| voter.ballot.model()).collect();
     let tally = Tally::new(layout, group, voters)?;
 
+    let mut counter = Counter::open(options.device, &tally)?;
     let task = meter.task("tallying", layout.weights(), false);
     // Weights are read once: whose they are is known at the end, and nothing is written before.
     let mut digest = checkpoint.digest_along();
@@ -106,15 +108,12 @@ pub fn run(options: &TallyOptions, meter: &Meter) -> anyhow::Result<TallyReport>
         check_finite(&checkpoint, block)?;
         for index in layout.block(block) {
             let weights = checkpoint.matrix(index);
-            let mask = tally.mask(index, weights)?;
-            let told = tally.voters().iter().filter(|_| !options.brief);
-            // one at a time: as many masks as ballots would be far more than a block of weights
-            for ((different, own), voter) in different.iter_mut().zip(&mut own_digests).zip(told) {
-                let vote =
-                    voter.ballot.mask(index, weights).with_context(|| format!("the ballot of `{}`", voter.name))?;
-                *different += vote.count_different(&mask);
-                own.push(vote.digest());
-            }
+            let mut tell = |place: usize, vote: &MatrixMask, mask: &MatrixMask| {
+                different[place] += vote.count_different(mask);
+                own_digests[place].push(vote.digest());
+            };
+            let tell: Option<&mut Tell<'_>> = if options.brief { None } else { Some(&mut tell) };
+            let mask = counter.mask(index, weights, tell)?;
             pruned_weights += mask.count_pruned();
             digests.push(mask.digest());
             task.advance(layout.matrices()[index].weights());
@@ -164,6 +163,58 @@ pub fn run(options: &TallyOptions, meter: &Meter) -> anyhow::Result<TallyReport>
         peak_memory_bytes: peak_memory_bytes(),
         warnings,
     })
+}
+
+/// What is told of each ballot's mask of a matrix: its place among the voters, its mask, and the global one.
+type Tell<'e> = dyn FnMut(usize, &MatrixMask, &MatrixMask) + 'e;
+
+/// What expands ballots and counts.
+enum Counter<'t, 'a> {
+    Processor(&'t Tally<'a>),
+    #[cfg(feature = "cuda")]
+    Gpu(fedprune_gpu::Gpu, fedprune_gpu::DeviceTally<'t, 'a>),
+}
+
+impl<'t, 'a> Counter<'t, 'a> {
+    fn open(device: DeviceName, tally: &'t Tally<'a>) -> anyhow::Result<Self> {
+        match device {
+            DeviceName::Cpu => Ok(Self::Processor(tally)),
+            #[cfg(feature = "cuda")]
+            DeviceName::Cuda(ordinal) => {
+                let gpu =
+                    fedprune_gpu::Gpu::open(ordinal).with_context(|| format!("device {device} cannot be used"))?;
+                Ok(Self::Gpu(gpu, fedprune_gpu::DeviceTally::new(tally)))
+            }
+            #[cfg(not(feature = "cuda"))]
+            DeviceName::Cuda(_) => {
+                device.open()?;
+                bail!("device {device} cannot be used by this program")
+            }
+        }
+    }
+
+    /// The global mask of one matrix.
+    fn mask(
+        &mut self,
+        index: usize,
+        weights: WeightsView<'_>,
+        tell: Option<&mut Tell<'_>>,
+    ) -> anyhow::Result<MatrixMask> {
+        match self {
+            Self::Processor(tally) => {
+                let mask = tally.mask(index, weights)?;
+                let Some(tell) = tell else { return Ok(mask) };
+                // one at a time: as many masks as ballots would be far more than a block of weights
+                for (place, voter) in tally.voters().iter().enumerate() {
+                    let vote = voter.ballot.mask(index, weights);
+                    tell(place, &vote.with_context(|| format!("the ballot of `{}`", voter.name))?, &mask);
+                }
+                Ok(mask)
+            }
+            #[cfg(feature = "cuda")]
+            Self::Gpu(gpu, tally) => Ok(tally.mask(gpu, index, weights, tell)?),
+        }
+    }
 }
 
 /// What is allowed and yet worth a second look.

@@ -105,6 +105,14 @@ pub struct WidthError {
 }
 
 impl WidthError {
+    /// Compares the number of norms with the width of a matrix.
+    ///
+    /// # Errors
+    /// This error when they differ.
+    pub fn check(norms: usize, columns: usize) -> Result<(), Self> {
+        if norms == columns { Ok(()) } else { Err(Self { norms, columns }) }
+    }
+
     pub(crate) fn new(norms: usize, columns: usize) -> Self {
         Self { norms, columns }
     }
@@ -139,8 +147,8 @@ impl Pruner {
     /// [`WidthError`] when the norms are of another width than the matrix and the pruner uses them.
     pub fn keys<'a>(self, weights: WeightsView<'a>, norms: &NormVector) -> Result<Box<dyn Keys + 'a>, WidthError> {
         let scorer = self.scorer();
-        if scorer.uses_norms() && norms.len() != weights.columns() {
-            return Err(WidthError { norms: norms.len(), columns: weights.columns() });
+        if scorer.uses_norms() {
+            WidthError::check(norms.len(), weights.columns())?;
         }
         Ok(scorer.keys(weights, norms))
     }

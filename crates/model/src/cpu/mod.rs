@@ -12,7 +12,7 @@ pub(crate) use product::Panels;
 
 use fedprune_mask::Tap;
 
-use crate::BlockSums;
+use crate::Taps;
 use crate::cpu::attention::{Heads, attend};
 use crate::cpu::product::{Rows, Store, multiply};
 use crate::kernels::{self, Rotation};
@@ -112,7 +112,7 @@ pub(crate) fn measure(
     lengths: &[usize],
     hidden: &[f32],
     workspace: &mut Workspace,
-    sums: &mut BlockSums,
+    sums: &mut Taps,
 ) {
     workspace.hidden.clear();
     workspace.hidden.extend_from_slice(hidden);
@@ -126,7 +126,7 @@ fn up_to_gated(
     lengths: &[usize],
     hidden: &mut [f32],
     buffers: &mut Buffers,
-    mut sums: Option<&mut BlockSums>,
+    mut sums: Option<&mut Taps>,
 ) {
     let mut tap = |tap: Tap, values: &[f32]| {
         if let Some(sums) = sums.as_deref_mut() {

@@ -12,6 +12,7 @@ use fedprune_node::storage::fs::available_bytes;
 
 use super::Check;
 use crate::args::{DeviceOptions, PreflightOptions};
+use crate::commands::machine_memory;
 use crate::files::{program, shell};
 use crate::output::{bytes, chain, count};
 
@@ -192,7 +193,7 @@ pub(super) fn memory(options: &PreflightOptions, round: &Round, model: Option<&C
         return Check::warning("memory", "unknown: it depends on the model", "give --model DIR");
     };
     let needed = needed_memory_bytes(round, checkpoint, &options.device);
-    let Some(available) = available_memory() else {
+    let Some(available) = machine_memory::available() else {
         return Check::warning(
             "memory",
             format!("about {} needed; the system does not say what is available", bytes(needed)),
@@ -209,21 +210,4 @@ pub(super) fn memory(options: &PreflightOptions, round: &Round, model: Option<&C
         return Check::failed("memory", found, remedy);
     }
     Check::ok("memory", found)
-}
-
-/// Bytes that a new process can have without swapping: what the kernel says, or what a limit of this process leaves.
-fn available_memory() -> Option<u64> {
-    let read =
-        |path: &Path| crate::files::read_small(path, 64 << 10).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    let meminfo = read(Path::new("/proc/meminfo"))?;
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let of_machine = line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.saturating_mul(1024);
-    let of_group = || {
-        let group = read(Path::new("/proc/self/cgroup"))?;
-        let path = group.lines().find_map(|line| line.strip_prefix("0::/"))?.to_owned();
-        let folder = Path::new("/sys/fs/cgroup").join(path);
-        let number = |name: &str| read(&folder.join(name))?.trim().parse::<u64>().ok();
-        Some(number("memory.max")?.saturating_sub(number("memory.current")?))
-    };
-    Some(of_group().map_or(of_machine, |of_group| of_group.min(of_machine)))
 }
