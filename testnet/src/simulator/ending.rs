@@ -33,7 +33,7 @@ impl Run<'_> {
     }
 
     pub(super) fn all_finished(&self) -> bool {
-        self.honest().all(|(_, member)| member.finished.is_some())
+        self.honest().all(|(index, member)| member.finished.is_some() && self.watch.unsaid(index).next().is_none())
     }
 
     /// Where each member is, and what it waits for; members in the same state together.
@@ -41,7 +41,10 @@ impl Run<'_> {
         let mut stages: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (member, state) in self.honest() {
             let stage = match (&state.machine, state.finished) {
-                (_, Some(outcome)) => format!("{outcome:?}"),
+                (_, Some(outcome)) => match self.watch.unsaid(member).next() {
+                    Some(height) => format!("{outcome:?}, and its result of height {height} is never said"),
+                    None => format!("{outcome:?}"),
+                },
                 (None, None) => "down".to_owned(),
                 (Some(machine), None) => stage(machine),
             };
