@@ -89,12 +89,6 @@ impl<'a> Watch<'a> {
         &self.roots
     }
 
-    /// The heights with a mask of which an honest member has not said its result.
-    pub fn unsaid(&self, member: usize) -> impl Iterator<Item = Height> {
-        let said = move |height: &&Height| self.said.contains_key(&(member, Kind::Result, **height, 0));
-        self.roots.keys().filter(move |height| !said(height)).copied()
-    }
-
     /// An honest member has found a ballot valid, and has it stored.
     pub fn stored(&mut self, height: Height, member: usize, body: Digest) {
         self.stored.insert((height, member, body));
