@@ -10,7 +10,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 "$program" --quiet demo --out "$scratch/demo" >/dev/null
 transcript=$(ls -d "$scratch"/demo/homes/east/rounds/*/transcript)
-consortium=$("$program" audit verify "$transcript" --format json | sed -n 's/^  "consortium": "\(.*\)",$/\1/p')
+consortium=$("$program" consortium show --home "$scratch/demo/homes/east" --format json | sed -n 's/^  "id": "\(.*\)",$/\1/p')
 "$program" audit report "$transcript" --out "$scratch/report.html" --model "$scratch/demo/model" \
   --pruned "$scratch/demo/pruned/east" --consortium-id "$consortium" --round-id "$(basename "$(dirname "$transcript")")"
 chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1000,1540 \

@@ -12,8 +12,13 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 mkdir "$scratch/notes"
 cp "$bundled"/silos/austen_emma.txt "$scratch/notes/"
+# the page has the commands that come next, as one types them
+mkdir "$scratch/bin"
+ln -s "$program" "$scratch/bin/fedprune"
+ln -s "$bundled/model" "$scratch/model"
+PATH=$scratch/bin:$PATH
 cd "$scratch"
-quietly() { "$program" --quiet "$@" >/dev/null; }
+quietly() { fedprune --quiet "$@" >/dev/null; }
 quietly consortium new --name "Four hospitals" --out consortium.toml
 for name in north south east west; do
   quietly key new --home "$name"
@@ -22,16 +27,16 @@ done
 for name in north south east west; do quietly consortium sign consortium.toml --home "$name"; done
 quietly consortium sign --home north --merge south/consortium.signatures east/consortium.signatures west/consortium.signatures
 # so short a text that the attack of the small model, with its 128 channels, finds something to show
-quietly round new --consortium consortium.toml --model "$bundled/model" --out round.toml --nsamples 1 --seqlen 32 \
+quietly round new --consortium consortium.toml --model model --out round.toml --nsamples 1 --seqlen 32 \
   --sampling sequential --bos none
 printf 'allowed_strategies = ["one-shot"]\nmaximum_ballot_bytes = 100000\nrequire_approval = true\n' >north/policy.toml
-quietly round preview round.toml --home north --model "$bundled/model" --data notes --out page.html
+quietly round preview round.toml --home north --model model --data notes --out page.html
 # a telephone's width is below the narrowest window: a frame has it
-printf '<!doctype html><body style="margin:0"><iframe src="page.html" style="width:390px;height:4200px;border:0"></iframe>' \
+printf '<!doctype html><body style="margin:0"><iframe src="page.html" style="width:390px;height:4460px;border:0"></iframe>' \
   >phone.html
 show() {
   chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --allow-file-access-from-files "--window-size=$2" \
     "--screenshot=$pictures/$1" "file://$scratch/$3" >/dev/null 2>&1
 }
-show preview.png 1000,2500 page.html
-show preview-phone.png 500,3600 phone.html
+show preview.png 1000,2760 page.html
+show preview-phone.png 500,4460 phone.html

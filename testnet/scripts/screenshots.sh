@@ -104,10 +104,10 @@ picture() { # NAME WIDTH HEIGHT MORE...
         { cat "$work/chromium.log" >&2; exit 1; }
     [ -s "$pictures/$1.png" ] || { cat "$work/chromium.log" >&2; exit 1; }
 }
-picture page-light 1000 1060
-picture page-dark 1000 1060 --blink-settings=preferredColorScheme=0
+picture page-light 1000 1045
+picture page-dark 1000 1045 --blink-settings=preferredColorScheme=0
 # as wide as a phone, at its resolution
-picture page-phone 390 1500 --force-device-scale-factor=2
+picture page-phone 390 1506 --force-device-scale-factor=2
 
 tmux -L "$socket" new-session -d -x 110 -y 38 "$program node watch --home $work/north"
 sleep 4

@@ -33,7 +33,14 @@ impl Run<'_> {
     }
 
     pub(super) fn all_finished(&self) -> bool {
-        self.honest().all(|(_, member)| member.finished.is_some())
+        self.honest().all(|(index, member)| member.finished.is_some() && self.without_result(index, member).is_none())
+    }
+
+    /// A height with a mask of which a member has no result of its own, to say it or to answer with it: others may need it.
+    fn without_result(&self, index: usize, member: &Member) -> Option<Height> {
+        let known = |height| member.machine.as_ref().and_then(|machine| machine.known(height));
+        let has = |height| known(height).is_some_and(|of| of.results().any(|one| one.member().as_usize() == index));
+        self.watch.roots().keys().copied().find(|height| !has(*height))
     }
 
     /// Where each member is, and what it waits for; members in the same state together.
@@ -41,7 +48,10 @@ impl Run<'_> {
         let mut stages: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (member, state) in self.honest() {
             let stage = match (&state.machine, state.finished) {
-                (_, Some(outcome)) => format!("{outcome:?}"),
+                (_, Some(outcome)) => match self.without_result(member, state) {
+                    Some(height) => format!("{outcome:?}, and it never signs its result of height {height}"),
+                    None => format!("{outcome:?}"),
+                },
                 (None, None) => "down".to_owned(),
                 (Some(machine), None) => stage(machine),
             };

@@ -112,7 +112,8 @@ pub enum Effect {
     Conclude(Outcome),
     /// Tell people.
     Tell(Event),
-    /// The round is over for this member, which goes on answering others.
+    /// The round has ended here; this member goes on answering others, and may still have a result to say that a crash
+    /// kept back.
     Finished(Outcome),
     /// This member cannot go on and says nothing more.
     Failed(MachineError),

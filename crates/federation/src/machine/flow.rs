@@ -29,7 +29,8 @@ impl Machine {
     /// Applies the rules until none has anything to do.
     pub(super) fn advance(&mut self, now_ms: u64) -> Result<(), MachineError> {
         if self.phase == Phase::Joining && !self.try_join() {
-            return Ok(());
+            // what a quorum stands for is so whoever answers; what we have to say to it waits until we have joined
+            return if self.is_certified_to_the_end() { self.conclude(Outcome::Agreed) } else { Ok(()) };
         }
         loop {
             if self.phase == Phase::Over {
@@ -291,11 +292,34 @@ impl Machine {
         }
     }
 
+    /// Whether nothing is left to do at a height: a quorum stands for its mask, and so does this member. A crash between
+    /// the tally and the result leaves a height at which others have said theirs and we have not; that those are enough
+    /// for us does not make them enough for others, to whom a liar may have said something else.
+    pub(super) fn is_done_with(&self, height: Height) -> bool {
+        self.is_certified(height) && self.own_result(height) == self.mask_root(height)
+    }
+
+    /// Whether all heights have a mask that a quorum stands for, and none of our own results says otherwise.
+    fn is_certified_to_the_end(&self) -> bool {
+        (self.current..self.heights).map(Height).all(|height| {
+            let (root, ours) = (self.mask_root(height), self.own_result(height));
+            self.is_certified(height) && (ours.is_none() || ours == root)
+        })
+    }
+
+    fn own_result(&self, height: Height) -> Option<Digest> {
+        Some(self.state(height)?.store.results.get(&self.me)?.content().mask_root)
+    }
+
     fn conclude(&mut self, outcome: Outcome) -> Result<(), MachineError> {
         if self.concluded {
-            self.phase = Phase::Over;
-            self.clocks.clear();
-            self.out.push(Effect::Finished(outcome));
+            if self.phase == Phase::Running {
+                self.phase = Phase::Over;
+                self.clocks.clear();
+            }
+            if !std::mem::replace(&mut self.finished, true) {
+                self.out.push(Effect::Finished(outcome));
+            }
         } else if !std::mem::replace(&mut self.concluding, true) {
             self.clocks.clear();
             self.flush();

@@ -12,7 +12,9 @@
 //! **Joining.** Before it signs anything, a member asks the others for what it signed in this round, and waits
 //! for answers of a quorum, itself included. What it finds and does not have, it adopts: so a folder restored
 //! from a backup does not sign a second ballot, and a member that finds votes of its own that its log does
-//! not have is silent at that height (it cannot know what it was locked on).
+//! not have is silent at that height (it cannot know what it was locked on). If its log ends behind the last
+//! certificate and before its own result, it concludes without waiting for anybody, and says its result once it has
+//! joined.
 //!
 //! **Heights** come one after another: ballots, holdings, agreement, tally, result (see `flow`). What arrives
 //! for the next height is kept; what is further ahead is asked for again later.
@@ -181,6 +183,7 @@ pub struct Machine {
     pending: Vec<Vec<u8>>,
     concluding: bool,
     concluded: bool,
+    finished: bool,
     /// What the last step wants done.
     out: Vec<Effect>,
     /// Whether something in `out` was appended and not flushed.
@@ -217,6 +220,7 @@ impl Machine {
             pending: Vec::new(),
             concluding: false,
             concluded: false,
+            finished: false,
             out: Vec::new(),
             unflushed: false,
         };

@@ -378,6 +378,111 @@ fn a_decision_is_news_once_whoever_certified_it() {
     assert_eq!(one.answer(MemberIndex(1), &other.question()), [late]);
 }
 
+/// The root of the mask of [`settled_by`]'s decision.
+const ROOT: Digest = Digest([5; 32]);
+
+fn result(mask_root: Digest, member: usize) -> SignatureChecked<crate::MaskResult> {
+    signed(crate::MaskResult { mask_root }, member)
+}
+
+/// The log of member 0, which died when it had counted the ballots and not yet said what they came to; these results of
+/// others it had heard before.
+fn log_without_our_result(
+    others: impl IntoIterator<Item = SignatureChecked<crate::MaskResult>>,
+) -> Vec<(Height, Record)> {
+    let settled = settled_by([1, 2, 3]);
+    let ballots: Vec<_> = settled.decision().ballots().unwrap().contributors().collect();
+    let mut log = vec![Record::Heard(settled.encode())];
+    log.extend(ballots.iter().map(|(member, body)| Record::Held(*member, *body)));
+    log.extend(others.into_iter().map(|result| Record::Heard(result.encode())));
+    log.push(Record::Tallied(set_digest(&ballots), ROOT));
+    log.into_iter().map(|record| (Height(0), record)).collect()
+}
+
+fn answers(machine: &mut Machine) -> Vec<Effect> {
+    let answer = |from| Input::Recalled { from: MemberIndex(from), messages: Vec::new() };
+    [1, 2].into_iter().flat_map(|from| machine.step(9, answer(from))).collect()
+}
+
+fn published(effects: &[Effect]) -> Vec<&Vec<u8>> {
+    effects.iter().filter_map(|effect| if let Effect::Publish(bytes) = effect { Some(bytes) } else { None }).collect()
+}
+
+/// A crash between the tally and the result must not keep a member from ever saying its result: that others have a
+/// quorum here does not mean that they have one there.
+#[test]
+fn a_result_that_a_crash_kept_back_is_said_and_may_be_the_one_that_others_wait_for() {
+    // member 3 lies: it says what is right to member 0, and something else to member 1
+    let mut other = joined(1);
+    let _ = other.receive(5, &settled_by([0, 1, 2]).encode());
+    let ballots = other.ballots(Height(0)).unwrap();
+    other.state_mut(Height(0)).valid.extend(ballots.iter().copied());
+    let _ = other.step(6, Input::Tallied { height: Height(0), set: set_digest(&ballots), mask_root: ROOT });
+    let _ = other.receive(7, &result(Digest([6; 32]), 3).encode());
+    let _ = other.receive(7, &result(ROOT, 2).encode());
+    // not even the right one of the liar helps it: it is proof, and the first one stays
+    let _ = other.receive(7, &result(ROOT, 3).encode());
+    assert_eq!(other.current(), Height(0), "two results of the three that it takes");
+
+    let mut machine = machine_of(0, log_without_our_result([1, 2, 3].map(|member| result(ROOT, member))));
+    let before = machine.step(0, Input::Tick);
+    assert!(published(&before).is_empty(), "nothing is signed before others have told what they have: {before:?}");
+    // a quorum stands for the mask, and others may be gone for good: nobody is waited for
+    assert!(before.iter().any(|effect| matches!(effect, Effect::Conclude(Outcome::Agreed))), "{before:?}");
+    let done = machine.step(1, Input::Concluded);
+    assert!(matches!(done.as_slice(), [Effect::Finished(Outcome::Agreed)]), "{done:?}");
+    assert!(machine.step(2, Input::Tick).is_empty() && !machine.has_joined() && !machine.is_over());
+
+    let effects = answers(&mut machine);
+    check_order(&effects);
+    let ours = result(ROOT, 0).encode();
+    assert_eq!(published(&effects), [&ours]);
+    assert!(tells(&effects).contains(&&Event::Certified { height: Height(0), mask_root: ROOT }), "{effects:?}");
+    assert!(
+        !effects.iter().any(|effect| matches!(effect, Effect::Conclude(_) | Effect::Finished(_) | Effect::Failed(_)))
+    );
+    assert!(machine.is_over(), "nothing is left to say");
+
+    let (_, effects) = other.receive(8, &ours);
+    assert_eq!(tells(&effects), [&Event::Certified { height: Height(0), mask_root: ROOT }]);
+}
+
+#[test]
+fn a_result_that_was_said_is_not_said_again_after_a_crash() {
+    let mut log = log_without_our_result([1, 2, 3].map(|member| result(ROOT, member)));
+    log.push((Height(0), Record::Said(result(ROOT, 0).encode())));
+    let mut machine = machine_of(0, log);
+    let effects = machine.step(0, Input::Tick);
+    assert!(matches!(effects.as_slice(), [Effect::Recall, Effect::Conclude(Outcome::Agreed)]), "{effects:?}");
+    let effects = machine.step(1, Input::Concluded);
+    assert!(matches!(effects.as_slice(), [Effect::Finished(Outcome::Agreed)]) && machine.is_over(), "{effects:?}");
+}
+
+/// What others have of ours is looked at first: a result unlike what our ballots come to now is not followed by another.
+#[test]
+fn another_result_of_ours_than_what_is_certified_ends_it() {
+    let mut log = log_without_our_result([1, 2, 3].map(|member| result(ROOT, member)));
+    let mut machine = machine_of(0, log.clone());
+    let _ = machine.step(0, Input::Tick);
+    let ours = result(Digest([6; 32]), 0).encode();
+    let _ = machine.step(1, Input::Recalled { from: MemberIndex(1), messages: vec![ours.clone()] });
+    let second = |effects: &[Effect]| {
+        let failed = |effect: &Effect| {
+            matches!(effect, Effect::Failed(MachineError::SecondStatement { kind: Kind::Result, .. }))
+        };
+        effects.iter().any(failed)
+    };
+    let effects = answers(&mut machine);
+    assert!(second(&effects) && published(&effects).iter().all(|bytes| **bytes == ours), "{effects:?}");
+    // it was known before
+    log.push((Height(0), Record::Said(ours.clone())));
+    let mut machine = machine_of(0, log);
+    let effects = machine.step(0, Input::Tick);
+    assert!(matches!(effects.as_slice(), [Effect::Recall]), "nothing is concluded: {effects:?}");
+    let effects = answers(&mut machine);
+    assert!(second(&effects) && published(&effects).iter().all(|bytes| **bytes == ours), "{effects:?}");
+}
+
 #[test]
 fn how_a_ballot_stands_is_told() {
     let height = Height(0);
