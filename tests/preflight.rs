@@ -4,6 +4,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use fedprune_tests::root;
 use serde_json::Value;
@@ -44,8 +45,23 @@ fn check<'a>(report: &'a Value, name: &str) -> (&'a str, &'a str, &'a str) {
     (text("state"), text("found"), text("remedy"))
 }
 
+/// A port that is free and stays so until it is asked for: none of those that the system gives to outgoing connections
+/// or to who asks for any, as other tests do at the same time, and none that another test of this process was given.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 12_000;
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
+    let outgoing = range.and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or(32_768);
+    let candidates = outgoing.max(FIRST + 2_000) - FIRST;
+    let start = (std::process::id() % u32::from(candidates)) as u16;
+    for _ in 0..candidates {
+        let offset = GIVEN.fetch_add(1, Ordering::Relaxed) % candidates;
+        let port = FIRST + (u32::from(start) + u32::from(offset)).rem_euclid(u32::from(candidates)) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port below {outgoing} is free");
 }
 
 fn model() -> PathBuf {

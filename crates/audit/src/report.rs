@@ -395,12 +395,7 @@ impl Report {
 
 /// Text from outside on one line, without what would move a terminal's cursor; at most 120 characters.
 pub(crate) fn harmless(text: &str) -> String {
-    text.chars().take(120).map(|c| if is_harmful(c) { '\u{fffd}' } else { c }).collect()
-}
-
-/// Whether a character moves a cursor or turns the order of others round.
-pub(crate) fn is_harmful(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    text.chars().take(120).map(|c| if fedprune_mask::is_harmful(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// An error and its causes on one line, without saying anything twice.

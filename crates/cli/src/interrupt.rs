@@ -14,6 +14,7 @@ pub const EXIT_CODE: u8 = 130;
 static COOPERATIVE: AtomicUsize = AtomicUsize::new(0);
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 static HINT: Mutex<String> = Mutex::new(String::new());
+static LAST: Mutex<Option<fn()>> = Mutex::new(None);
 
 /// Work that checks whether it was asked to stop; while this lives, one signal does not end the program.
 pub struct Cooperative(());
@@ -41,6 +42,9 @@ pub fn install() {
         if first && COOPERATIVE.load(Ordering::SeqCst) > 0 {
             return;
         }
+        if let Some(last) = LAST.lock().ok().and_then(|last| *last) {
+            last();
+        }
         let hint = HINT.lock().map(|hint| hint.clone()).unwrap_or_default();
         // Nowhere is left to report a failing standard error.
         let _ = writeln!(std::io::stderr(), "\nstopped{}{hint}", if hint.is_empty() { "" } else { "; " });
@@ -52,6 +56,14 @@ pub fn install() {
 pub fn set_hint(hint: impl Into<String>) {
     if let Ok(mut slot) = HINT.lock() {
         *slot = hint.into();
+    }
+}
+
+/// What is done before a signal ends the program at once: what would otherwise outlive it, as the state of a terminal
+/// does. It must not wait for the work that was asked to stop.
+pub fn set_last(last: Option<fn()>) {
+    if let Ok(mut slot) = LAST.lock() {
+        *slot = last;
     }
 }
 

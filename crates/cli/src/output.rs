@@ -73,12 +73,9 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// Text from outside, such as a file's name, without what would move a terminal's cursor or fake a line.
 pub fn tame(text: &str) -> String {
-    let harmful = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
     let mut tamed = String::with_capacity(text.len());
     for c in text.chars() {
-        if harmful(c) { tamed.extend(c.escape_unicode()) } else { tamed.push(c) }
+        if fedprune_mask::is_harmful(c) { tamed.extend(c.escape_unicode()) } else { tamed.push(c) }
     }
     tamed
 }

@@ -36,7 +36,7 @@ mod thresholds;
 mod vector;
 pub mod weights;
 
-pub use ballot::{Ballot, encode_ballot, encode_mask, peek_header};
+pub use ballot::{Ballot, encode_ballot, encode_mask, is_harmful, peek_header};
 pub use digest::Digest;
 pub use layout::{Layout, Matrix, Tap};
 pub use matrix_mask::MatrixMask;

@@ -190,6 +190,9 @@ pub fn table() -> Vec<Limit> {
         }
         "page and metrics" {
             HTTP_CONNECTIONS "connections to the page or to metrics, if they are on; further ones wait until one closes"
+            HTTP_REQUESTS_AT_ONCE "requests that a socket answers, however close; further ones wait for their turn"
+            HTTP_REQUESTS_PER_SECOND "from then on"
+            METRICS_KEPT "how long metrics are answered as they were, while the node says nothing new, which it does every 0.25 s at most"
             HTTP_HEAD_TIME "for the head of a request: who says nothing is gone after it"
             HTTP_HEAD_BYTES "bytes of it; a longer one ends the connection, and a body is never read"
             HTTP_HEAD_LINES "lines of it"

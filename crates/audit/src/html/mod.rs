@@ -6,7 +6,7 @@
 //! was made.
 
 mod heat;
-mod text;
+pub mod text;
 
 use std::io::{self, Write};
 

@@ -1,12 +1,12 @@
-//! Words of strangers in a page: escaped, and without what would turn a line round.
+//! Words of strangers in a page: escaped, and without what would turn a line round. Times as people read them.
 
 use std::fmt;
 
 /// Text as it may stand between tags and in quoted attributes.
-pub(super) struct Escaped<'a>(pub &'a str);
+pub struct Escaped<'a>(pub &'a str);
 
 /// The same, with digests and what stands between backticks as code.
-pub(super) struct Marked<'a>(pub &'a str);
+pub struct Marked<'a>(pub &'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,7 +19,7 @@ impl fmt::Display for Escaped<'_> {
                 '"' => f.write_str("&quot;")?,
                 '\'' => f.write_str("&#39;")?,
                 '\n' => f.write_char('\n')?,
-                c if crate::report::is_harmful(c) => f.write_char('\u{fffd}')?,
+                c if fedprune_mask::is_harmful(c) => f.write_char('\u{fffd}')?,
                 c => f.write_char(c)?,
             }
         }
@@ -69,7 +69,7 @@ pub(super) fn count(number: u64) -> String {
 }
 
 /// A time in milliseconds since 1970 as a date and time of day, in UTC; the number itself where no calendar goes.
-pub(super) fn utc(unix_ms: u64) -> String {
+pub fn utc(unix_ms: u64) -> String {
     let seconds = unix_ms / 1000;
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     if days > 2_932_896 {

@@ -188,20 +188,6 @@ pub(super) fn who(approval: &Approval) -> String {
     }
 }
 
-/// A time for people: date and time of day in UTC (the civil calendar, as in Howard Hinnant's `civil_from_days`).
-pub(super) fn utc(unix_ms: u64) -> String {
-    let (days, seconds) = (unix_ms / 86_400_000, unix_ms / 1000 % 86_400);
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_index = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
-}
-
 #[cfg(test)]
 mod tests {
     use fedprune_federation::MemberIndex;
@@ -322,18 +308,5 @@ mod tests {
         assert!(forged.checked(file.round, &key().verifying_key()).is_err());
         std::fs::write(home.path().join("approval.json"), "{}").unwrap();
         assert_eq!(ApprovalFile::read(home.path()).unwrap(), None);
-    }
-
-    #[test]
-    fn times_are_those_of_the_calendar() {
-        for (unix_ms, text) in [
-            (0, "1970-01-01 00:00:00"),
-            (951_782_399_999, "2000-02-28 23:59:59"),
-            (951_782_400_000, "2000-02-29 00:00:00"),
-            (1_709_251_200_000, "2024-03-01 00:00:00"),
-            (4_102_444_799_000, "2099-12-31 23:59:59"),
-        ] {
-            assert_eq!(utc(unix_ms), text);
-        }
     }
 }

@@ -13,7 +13,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use fedprune_federation::consortium::{self, Consortium, Draft, Member, RatificationError, Ratified, SIGNATURES_LIMIT};
+use fedprune_federation::consortium::{
+    self, Consortium, Draft, FormerMember, Member, RatificationError, Ratified, SIGNATURES_LIMIT, Whose,
+};
 use fedprune_federation::round::{self, Round, RoundError};
 use fedprune_federation::signing::MAX_PEM_BYTES;
 use fedprune_federation::{MemberIndex, SigningKey, VerifyingKey};
@@ -227,8 +229,8 @@ impl Home {
         }
         let key = read_signing_key(&key_file)?.verifying_key();
         let (consortium, _) = read_consortium(&document)?;
-        let known = consortium.index_of(&key);
-        if known.is_none() && consortium.origin().is_none() {
+        // of a founding consortium this is known before anybody has signed it
+        if consortium.index_of(&key).is_none() && consortium.origin().is_none() {
             return Err(stranger(&key_file, &key, &consortium));
         }
         let signatures = signatures_path(&document);
@@ -239,7 +241,11 @@ impl Home {
         let consortium = draft.ratify().with_context(|| {
             format!("no round can begin; get their lists and merge them: {program} consortium sign --home {home} --merge FILE")
         })?;
-        let Some(member) = known else { return Err(former(&key_file, &key, &consortium, folder)) };
+        let member = match consortium.whose(&key) {
+            Whose::Member(member) => member,
+            Whose::Former(one) => return Err(former(&key_file, &key, &consortium, one, folder)),
+            Whose::Nobody => return Err(stranger(&key_file, &key, consortium.consortium())),
+        };
         let mut warnings: Vec<String> = exposed(&key_file).into_iter().collect();
         if let Some(member) = consortium.member(member) {
             warnings.extend(peer_key_problem(folder, member));
@@ -265,12 +271,15 @@ fn stranger(file: &Path, key: &VerifyingKey, consortium: &Consortium) -> anyhow:
 }
 
 /// What is said of a key that is of no member, in a consortium that has changed.
-fn former(file: &Path, key: &VerifyingKey, consortium: &Ratified, home: &Path) -> anyhow::Error {
-    let Some((member, left)) = consortium.retired(key) else {
-        return stranger(file, key, consortium.consortium());
-    };
-    let (name, change) = (&member.name, left.consortium().change());
-    let since = if left.consortium().index_by_name(name).is_some() {
+fn former(
+    file: &Path,
+    key: &VerifyingKey,
+    consortium: &Ratified,
+    former: FormerMember<'_>,
+    home: &Path,
+) -> anyhow::Error {
+    let (name, change) = (&former.member.name, former.change());
+    let since = if former.replaced {
         format!(
             "`{name}` has another since: put that key there; if it is lost, type: {} consortium renew --home {} --name '{name}'",
             program(),
@@ -282,7 +291,7 @@ fn former(file: &Path, key: &VerifyingKey, consortium: &Ratified, home: &Path) -
     Membership(format!(
         "the key of `{}`, {key}, was that of `{name}` until change {change} of the consortium ({}), and {since}",
         file.display(),
-        left.id().0.short()
+        former.left.id().0.short()
     ))
     .into()
 }

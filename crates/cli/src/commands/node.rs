@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use fedprune_audit::html::text::utc;
 use fedprune_node::network::ProgramName;
 use fedprune_node::run::{Ending, NodeConfig, NodeEvent, Outgoing, Status, StatusError};
 use fedprune_node::storage::home::Home;
@@ -11,7 +12,7 @@ use fedprune_node::storage::index::Index;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::approvals::{ApprovalFile, utc, who};
+use super::approvals::{ApprovalFile, who};
 use crate::args::{Format, NodeRunOptions, NodeStatusOptions};
 use crate::exit;
 use crate::files::{absolute, program, shell};
@@ -245,7 +246,7 @@ impl StatusReport {
                 Some(ballot) => format!("ballot {}", ballot.short()),
                 None => "the round, and no ballot by name".to_owned(),
             };
-            rows.push(("approved", format!("{ballot}, by {}, {} UTC", who(approval), utc(approval.approved_unix_ms))));
+            rows.push(("approved", format!("{ballot}, by {}, {}", who(approval), utc(approval.approved_unix_ms))));
         }
         if !status.shut_out.is_empty() {
             let named: Vec<String> = status.shut_out.iter().map(|(name, why)| format!("{name}, for {why}")).collect();

@@ -32,7 +32,7 @@ use fedprune_mask::codec::bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 pub use ratify::{Draft, NotRatified, RatificationError, Ratified, SIGNATURES_LIMIT};
-pub use succession::{MAX_CHANGES, Origin};
+pub use succession::{FormerMember, MAX_CHANGES, Origin, Whose};
 
 use crate::document::{self, DocumentError};
 use crate::ids::{ConsortiumId, MAX_MEMBERS, MemberCountError, MemberIndex, Quorum};

@@ -402,15 +402,53 @@ impl Ratified {
 
     /// The member that had this key, for signing or of its node, in an earlier consortium and has not now, with the change
     /// at which the key left.
-    pub fn retired(&self, key: &VerifyingKey) -> Option<(&Member, &Ratified)> {
+    pub fn retired(&self, key: &VerifyingKey) -> Option<FormerMember<'_>> {
         let has = |member: &&Member| member.signing_key == *key || member.peer_key == *key;
         if self.members().iter().any(|member| has(&member)) {
             return None;
         }
-        self.lineage().find_map(|link| {
-            let member = link.predecessor()?.members().iter().find(has)?;
-            Some((member, link))
+        self.lineage().find_map(|left| {
+            let member = left.predecessor()?.members().iter().find(has)?;
+            Some(FormerMember { member, left, replaced: self.consortium().index_by_name(&member.name).is_some() })
         })
+    }
+
+    /// Whose a signing key is, or was: the one place that decides it.
+    pub fn whose(&self, signing_key: &VerifyingKey) -> Whose<'_> {
+        match (self.index_of(signing_key), self.retired(signing_key)) {
+            (Some(member), _) => Whose::Member(member),
+            (None, Some(former)) => Whose::Former(former),
+            (None, None) => Whose::Nobody,
+        }
+    }
+}
+
+/// Whose a signing key is.
+#[derive(Debug, Clone, Copy)]
+pub enum Whose<'a> {
+    /// A member's.
+    Member(MemberIndex),
+    /// Of nobody any more.
+    Former(FormerMember<'a>),
+    /// It never was anybody's.
+    Nobody,
+}
+
+/// A member that had a key which nobody has any more.
+#[derive(Debug, Clone, Copy)]
+pub struct FormerMember<'a> {
+    /// The member, as it was then.
+    pub member: &'a Member,
+    /// What came of the change at which the key left.
+    pub left: &'a Ratified,
+    /// Whether a member of that name is there now, with another key.
+    pub replaced: bool,
+}
+
+impl FormerMember<'_> {
+    /// The number of the change at which the key left.
+    pub fn change(&self) -> u32 {
+        self.left.consortium().change()
     }
 }
 

@@ -237,10 +237,13 @@ impl Header {
 /// Whether a text may name a member: 1 to [`MAX_MEMBER_NAME_BYTES`] bytes, and nothing that would move a
 /// terminal's cursor, end a line or turn the direction of writing where the name is shown.
 pub fn is_member_name(name: &str) -> bool {
-    let unsafe_to_show = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    (1..=MAX_MEMBER_NAME_BYTES).contains(&name.len()) && !name.contains(unsafe_to_show)
+    (1..=MAX_MEMBER_NAME_BYTES).contains(&name.len()) && !name.contains(is_harmful)
+}
+
+/// Whether a character would move a terminal's cursor, end a line or turn the direction of writing where it is shown:
+/// text from outside is shown without.
+pub fn is_harmful(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The header of a ballot, mask or tally, without looking at what follows it: no layout is needed.

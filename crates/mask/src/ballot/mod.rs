@@ -35,7 +35,7 @@ use serde::Serialize;
 pub use budgets::{BudgetError, check_budgets};
 pub use container::{
     HEADER_LIMIT, Header, Kind, MAGIC, MAX_MEMBER_NAME_BYTES, MAX_MEMBERS, MaskHeader, Member, TALLY_HEADER_LIMIT,
-    TallyHeader, VERSION, VoteHeader, is_member_name, peek_header,
+    TallyHeader, VERSION, VoteHeader, is_harmful, is_member_name, peek_header,
 };
 pub(crate) use container::{Reader, check_header};
 pub use encode::{Encodings, MaskSections, Sink, encode_ballot, encode_mask, encode_mask_smallest, mask_head};

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -23,7 +24,7 @@ use super::page::Page;
 use super::snapshot::Snapshot;
 use limits::{
     ACCEPT_PAUSE, HTTP_CONNECTION_TIME, HTTP_CONNECTIONS, HTTP_HEAD_BYTES, HTTP_HEAD_LINES, HTTP_HEAD_TIME,
-    HTTP_LAST_ANSWER_TIME,
+    HTTP_LAST_ANSWER_TIME, HTTP_REQUESTS_AT_ONCE, HTTP_REQUESTS_PER_SECOND, METRICS_KEPT,
 };
 
 /// Every limit of what clients can cause.
@@ -42,6 +43,12 @@ pub mod limits {
     pub const HTTP_CONNECTION_TIME: Duration = Duration::from_secs(60);
     /// For the answer that is under way when that is over.
     pub const HTTP_LAST_ANSWER_TIME: Duration = Duration::from_secs(5);
+    /// Requests that a socket answers, however close they come; further ones wait for their turn.
+    pub const HTTP_REQUESTS_AT_ONCE: u32 = 64;
+    /// Requests that it answers in a second, from then on.
+    pub const HTTP_REQUESTS_PER_SECOND: u32 = 32;
+    /// How long metrics are answered as they were written down, while the node publishes nothing new.
+    pub const METRICS_KEPT: Duration = Duration::from_secs(1);
     /// Pause after a connection could not be taken, as when files run out.
     pub const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 }
@@ -65,17 +72,74 @@ pub(super) struct Served {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     registry: Arc<Mutex<Registry>>,
     page: Page,
+    metrics: Mutex<Option<Written>>,
+}
+
+/// Metrics as they were written down last.
+struct Written {
+    /// Of which moment.
+    of: Arc<Snapshot>,
+    at: Instant,
+    text: Bytes,
 }
 
 impl Served {
     pub(super) fn new(snapshots: watch::Receiver<Arc<Snapshot>>, registry: Arc<Mutex<Registry>>) -> Self {
-        Self { snapshots, registry, page: Page::new() }
+        Self { snapshots, registry, page: Page::new(), metrics: Mutex::new(None) }
+    }
+
+    /// The metrics. Those of one snapshot are written down once, or again after [`METRICS_KEPT`], when libp2p may have
+    /// counted further: whoever asks without end costs a copy of a pointer each time.
+    fn metrics(&self) -> Result<Bytes, std::fmt::Error> {
+        let now = self.snapshots.borrow().clone();
+        let mut written = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = &*written
+            && Arc::ptr_eq(&kept.of, &now)
+            && kept.at.elapsed() < METRICS_KEPT
+        {
+            return Ok(kept.text.clone());
+        }
+        let text = metrics::encode(&self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let text = Bytes::from(text);
+        *written = Some(Written { of: now, at: Instant::now(), text: text.clone() });
+        Ok(text)
+    }
+}
+
+/// When the requests of one socket are answered: so many at once, the others one after the other.
+struct Pace {
+    /// When the last of those that were promised an answer gets it.
+    next: Mutex<Instant>,
+}
+
+impl Pace {
+    /// Between two answers, once too many came at once.
+    const PAUSE: Duration = Duration::from_nanos(1_000_000_000 / HTTP_REQUESTS_PER_SECOND as u64);
+
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { next: Mutex::new(Self::earliest(now)) }
+    }
+
+    /// Since when turns that nobody took are kept: as many as may come at once.
+    fn earliest(now: Instant) -> Instant {
+        now.checked_sub(Self::PAUSE * HTTP_REQUESTS_AT_ONCE).unwrap_or(now)
+    }
+
+    /// How long a request that comes now waits for its answer: never longer than a request on each connection takes,
+    /// since clients that asked and went away are not waited for.
+    fn wait(&self, now: Instant) -> Duration {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = now + Self::PAUSE * HTTP_CONNECTIONS as u32;
+        *next = ((*next).max(Self::earliest(now)) + Self::PAUSE).min(latest);
+        next.saturating_duration_since(now)
     }
 }
 
 /// Takes connections until it is dropped, and its connections with it.
 pub(super) async fn serve(listener: TcpListener, routes: Routes, served: Arc<Served>) {
     let places = Arc::new(Semaphore::new(HTTP_CONNECTIONS));
+    let pace = Arc::new(Pace::new());
     let mut connections = tokio::task::JoinSet::new();
     loop {
         // closed by nobody
@@ -83,9 +147,9 @@ pub(super) async fn serve(listener: TcpListener, routes: Routes, served: Arc<Ser
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
-                let served = Arc::clone(&served);
+                let (served, pace) = (Arc::clone(&served), Arc::clone(&pace));
                 connections.spawn(async move {
-                    connection(stream, routes, served).await;
+                    connection(stream, routes, served, pace).await;
                     drop(place);
                 });
             }
@@ -94,10 +158,15 @@ pub(super) async fn serve(listener: TcpListener, routes: Routes, served: Arc<Ser
     }
 }
 
-async fn connection(stream: TcpStream, routes: Routes, served: Arc<Served>) {
+async fn connection(stream: TcpStream, routes: Routes, served: Arc<Served>, pace: Arc<Pace>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(&request, routes, &served);
-        async move { Ok::<_, Infallible>(answer) }
+        let (served, wait) = (Arc::clone(&served), pace.wait(Instant::now()));
+        async move {
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            Ok::<_, Infallible>(answer(&request, routes, &served))
+        }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
@@ -136,12 +205,10 @@ fn answer<B>(request: &Request<B>, routes: Routes, served: &Served) -> Response<
                 Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             }
         }
-        "/metrics" if routes.metrics => {
-            match metrics::encode(&served.registry.lock().unwrap_or_else(PoisonError::into_inner)) {
-                Ok(text) => with_type(StatusCode::OK, OPENMETRICS, text.into()),
-                Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-            }
-        }
+        "/metrics" if routes.metrics => match served.metrics() {
+            Ok(text) => with_type(StatusCode::OK, OPENMETRICS, text),
+            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        },
         _ => {
             let known = [(routes.page, "/, /state.json"), (routes.metrics, "/metrics")];
             let known: Vec<&str> = known.iter().filter(|(is, _)| *is).map(|(_, path)| *path).collect();
@@ -197,6 +264,21 @@ fn with_type(status: StatusCode, media_type: &'static str, body: Bytes) -> Respo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn so_many_are_answered_at_once_and_nobody_waits_for_those_who_left() {
+        let (pace, connections) = (Pace::new(), HTTP_CONNECTIONS as u32);
+        let now = Instant::now();
+        let waits: Vec<Duration> = (0..10_000).map(|_| pace.wait(now)).collect();
+        let (at_once, then) = waits.split_at(HTTP_REQUESTS_AT_ONCE as usize);
+        assert!(at_once.iter().all(Duration::is_zero), "{at_once:?}");
+        assert!(!then[1].is_zero() && then[1] <= 2 * Pace::PAUSE, "{:?}", then[1]);
+        assert_eq!(waits.last(), Some(&(Pace::PAUSE * connections)));
+        // and when nobody asked for a while, as at the beginning
+        let later = now + Pace::PAUSE * (connections + HTTP_REQUESTS_AT_ONCE);
+        assert!((0..HTTP_REQUESTS_AT_ONCE).all(|_| pace.wait(later).is_zero()));
+        assert!(!pace.wait(later).is_zero());
+    }
 
     #[test]
     fn only_this_machine_is_named() {

@@ -107,8 +107,11 @@ pub(crate) fn one_line(text: &str) -> String {
             line.push('…');
             break;
         }
-        let moves = matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if character.is_control() || moves { line.extend(character.escape_unicode()) } else { line.push(character) }
+        if fedprune_mask::is_harmful(character) {
+            line.extend(character.escape_unicode());
+        } else {
+            line.push(character);
+        }
     }
     line
 }

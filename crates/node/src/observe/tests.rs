@@ -2,9 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::server::limits::{HTTP_CONNECTIONS, HTTP_HEAD_TIME};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+
+use super::server::limits::{
+    HTTP_CONNECTIONS, HTTP_HEAD_TIME, HTTP_REQUESTS_AT_ONCE, HTTP_REQUESTS_PER_SECOND, METRICS_KEPT,
+};
 use super::*;
 use crate::network::Split;
 use crate::run::Status;
@@ -56,6 +62,10 @@ struct Server {
 }
 
 fn serve(page: bool, metrics: Option<&str>) -> Server {
+    serve_with(page, metrics, Registry::default())
+}
+
+fn serve_with(page: bool, metrics: Option<&str>, registry: Registry) -> Server {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let addresses = Addresses { page: page.then_some(any), metrics: metrics.map(|address| address.parse().unwrap()) };
@@ -63,7 +73,7 @@ fn serve(page: bool, metrics: Option<&str>) -> Server {
     let bound = Addresses { page: endpoints.page, metrics: endpoints.metrics };
     let (sender, snapshots) = watch::channel(Arc::new(snapshot()));
     let guard = runtime.enter();
-    let tasks = endpoints.serve(snapshots, Arc::default()).unwrap();
+    let tasks = endpoints.serve(snapshots, Arc::new(Mutex::new(registry))).unwrap();
     drop(guard);
     Server { endpoints: bound, sender, _tasks: tasks, _runtime: runtime }
 }
@@ -199,6 +209,71 @@ fn long_and_slow_requests_are_given_up_and_others_are_answered() {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).expect("it was closed, not left open");
     }
+}
+
+/// Counts how often metrics are written down.
+#[derive(Debug, Clone, Default)]
+struct Written(Arc<AtomicU64>);
+
+impl Collector for Written {
+    fn encode(&self, _: DescriptorEncoder<'_>) -> std::fmt::Result {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Asks for metrics again and again on one connection, until `end`; returns how often it was answered.
+fn ask_until(at: SocketAddr, end: Instant) -> u64 {
+    let mut stream = TcpStream::connect(at).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let (mut answers, mut buffer) = (0, vec![0; 64 << 10]);
+    while Instant::now() < end {
+        stream.write_all(format!("GET /metrics HTTP/1.1\r\nHost: {at}\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"# EOF\n") {
+            let read = stream.read(&mut buffer).unwrap();
+            assert!(read > 0, "it was closed: {}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&buffer[..read]);
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200 "));
+        answers += 1;
+    }
+    answers
+}
+
+/// Where metrics can be reached, whoever reaches them can ask as fast as it likes; the node has other things to do.
+#[test]
+fn asking_without_end_costs_little() {
+    let (written, mut registry) = (Written::default(), Registry::default());
+    registry.register_collector(Box::new(written.clone()));
+    let server = serve_with(false, Some("127.0.0.1:0"), registry);
+    let at = server.endpoints.metrics.unwrap();
+    let began = Instant::now();
+    let end = began + Duration::from_millis(2_500);
+    let clients = HTTP_CONNECTIONS as u64 / 4;
+    let asking: Vec<_> = (0..clients).map(|_| std::thread::spawn(move || ask_until(at, end))).collect();
+    let answers: u64 = asking.into_iter().map(|client| client.join().unwrap()).sum();
+    let seconds = began.elapsed().as_secs_f64();
+    let most = f64::from(HTTP_REQUESTS_AT_ONCE) + seconds * f64::from(HTTP_REQUESTS_PER_SECOND) + 1.0;
+    assert!((answers as f64) <= most, "{answers} answers in {seconds} s");
+    assert!(answers > u64::from(HTTP_REQUESTS_AT_ONCE), "those who ask are answered: {answers}");
+    let times = written.0.load(Ordering::Relaxed);
+    assert!(times as f64 <= seconds / METRICS_KEPT.as_secs_f64() + 1.0, "written {times} times in {seconds} s");
+    // and yet nobody is told what was before what the node has published
+    for height in 2..5 {
+        let told = snapshot();
+        let status = Status { height, ..told.status };
+        server.sender.send_replace(Arc::new(Snapshot { status, ..told }));
+        assert!(get(at, "/metrics").1.contains(&format!("\nfedprune_heights_done {height}")));
+    }
+    // clients that ask and go away leave nobody waiting for their turns
+    for _ in 0..100 {
+        let mut gone = TcpStream::connect(at).unwrap();
+        gone.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    }
+    let began = Instant::now();
+    assert!(get(at, "/metrics").0.starts_with("http/1.1 200"));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 /// In headless Chromium, where there is one: the page draws what it was told, as text, and the browser refuses nothing.

@@ -306,10 +306,10 @@ fn at_start(
 fn former_peers(consortium: &Ratified) -> BTreeMap<String, String> {
     let mut peers = BTreeMap::new();
     for member in consortium.lineage().skip(1).flat_map(Ratified::members) {
-        let Some((_, left)) = consortium.retired(&member.peer_key) else { continue };
+        let Some(former) = consortium.retired(&member.peer_key) else { continue };
         let Some(peer) = crate::network::peer_id(&member.peer_key) else { continue };
-        let (change, name) = (left.consortium().change(), &member.name);
-        let now = if left.consortium().index_by_name(name).is_some() {
+        let (change, name) = (former.change(), &member.name);
+        let now = if former.replaced {
             format!("`{name}` has another since, and is to start with that and with the newest consortium")
         } else {
             format!("`{name}` is no member since")

@@ -19,7 +19,7 @@ use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use fedprune_federation::consortium::{ConsortiumError, Draft, NotRatified, RatificationError, Ratified};
+use fedprune_federation::consortium::{ConsortiumError, Draft, NotRatified, RatificationError, Ratified, Whose};
 use fedprune_federation::round::{Round, RoundError};
 use fedprune_federation::signing::{MAX_PEM_BYTES, SecretKeyPemError};
 use fedprune_federation::{
@@ -343,13 +343,13 @@ impl Home {
         }
         let current = load_key(&path)?;
         let former = || consortium.members().iter().find_map(|member| self.former_key(&member.signing_key));
-        let signing_key = match consortium.index_of(&current.verifying_key()) {
-            Some(_) => current,
-            None => former().ok_or_else(|| self.stranger(path.clone(), &current, consortium))??,
+        let signing_key = match consortium.whose(&current.verifying_key()) {
+            Whose::Member(_) => current,
+            _ => former().ok_or_else(|| self.stranger(path.clone(), &current, consortium))??,
         };
         let key = signing_key.verifying_key();
         let stranger = || self.stranger(path.clone(), &signing_key, consortium);
-        let member = consortium.index_of(&key).ok_or_else(stranger)?;
+        let Whose::Member(member) = consortium.whose(&key) else { return Err(stranger()) };
         let known = consortium.member(member).ok_or_else(stranger)?;
         let peer_key = if known.peer_key == key {
             signing_key.clone()
@@ -378,24 +378,22 @@ impl Home {
     /// What is said of a key that is of no member: whose it was, if it was anybody's.
     fn stranger(&self, path: PathBuf, key: &SigningKey, consortium: &Ratified) -> HomeError {
         let key = key.verifying_key();
-        let Some((member, left)) = consortium.retired(&key) else {
+        let Whose::Former(former) = consortium.whose(&key) else {
             let consortium = consortium.consortium().name().to_owned();
             return HomeError::NotAMember { path, key: key.to_string(), consortium };
         };
-        let home = self.folder.display();
-        let since = if left.consortium().index_by_name(&member.name).is_some() {
+        let (home, member) = (self.folder.display(), former.member.name.clone());
+        let since = if former.replaced {
             format!(
-                "`{}` has another since: put that key there; if it is lost, type: fedprune consortium renew --home {home} --name '{0}'",
-                member.name
+                "`{member}` has another since: put that key there; if it is lost, type: fedprune consortium renew --home {home} --name '{member}'"
             )
         } else {
             format!(
-                "`{}` is no member since; whoever is to take part again needs a new key and a change: fedprune consortium add --help",
-                member.name
+                "`{member}` is no member since; whoever is to take part again needs a new key and a change: fedprune consortium add --help"
             )
         };
-        let (change, id) = (left.consortium().change(), left.id());
-        HomeError::FormerKey(Box::new(FormerKey { path, key, member: member.name.clone(), change, id, since }))
+        let (change, id) = (former.change(), former.left.id());
+        HomeError::FormerKey(Box::new(FormerKey { path, key, member, change, id, since }))
     }
 
     /// The folder of a round, which may not exist.

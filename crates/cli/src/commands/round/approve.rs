@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use fedprune_audit::html::text::utc;
 use fedprune_federation::policy::{BallotFacts, Refused as Refusals};
 use fedprune_federation::{Approval, ConsortiumId, Policy, RoundId, SignedApproval};
 use fedprune_mask::Digest;
@@ -21,7 +22,7 @@ use super::preview::Preview;
 use super::silo_preview::{Record, previewed};
 use super::terms::TermsReport;
 use crate::args::{RoundApprovalsOptions, RoundApproveOptions};
-use crate::commands::approvals::{ApprovalFile, append, head, log_path, nothing_cut_off, read_log, utc, who};
+use crate::commands::approvals::{ApprovalFile, append, head, log_path, nothing_cut_off, read_log, who};
 use crate::commands::home::{Home, key_path, read_round, read_signing_key};
 use crate::commands::site_policy::SitePolicy;
 use crate::exit::Refused;
@@ -309,7 +310,7 @@ impl ApprovalsReport {
             .collect();
         format!(
             "{}\n{}",
-            table(&["round", "approved (UTC)", "ballot", "preview", "by"], &rows),
+            table(&["round", "approved", "ballot", "preview", "by"], &rows),
             facts(&[
                 ("signed by", self.member.clone()),
                 (

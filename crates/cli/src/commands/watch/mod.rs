@@ -73,7 +73,10 @@ pub fn run(options: &NodeWatchOptions) -> anyhow::Result<Watched> {
         .context("the system gives no thread")?;
     // also restores the terminal when this program panics
     let mut terminal = ratatui::try_init().context("the terminal cannot be taken over")?;
+    // two signals that come at once leave no time for the turn that would see the first
+    interrupt::set_last(Some(ratatui::restore));
     let ended = turns(&mut terminal, &mut View::new(first), &news, &interrupt);
+    interrupt::set_last(None);
     ratatui::try_restore().context("the terminal cannot be given back; type: reset")?;
     ended.map(|()| Watched)
 }

@@ -165,9 +165,21 @@ fn a_chain_is_checked_link_by_link() {
     let mut again = Draft::new(second.consortium().clone());
     again.add_encoded(&bytes).unwrap();
     assert_eq!(again.ratify().unwrap(), second);
-    let (owner, left) = second.retired(&key(3).verifying_key()).unwrap();
-    assert_eq!((owner.name.as_str(), left.id()), ("member 0003", first.id()));
-    assert!(second.retired(&key(10).verifying_key()).is_none() && second.retired(&key(99).verifying_key()).is_none());
+    let whose = |of: &Ratified, index| match of.whose(&key(index).verifying_key()) {
+        Whose::Member(member) => format!("member {member}"),
+        Whose::Former(former) => {
+            assert_eq!(former.left.id(), first.id());
+            format!("{} until change {}, replaced: {}", former.member.name, former.change(), former.replaced)
+        }
+        Whose::Nobody => "nobody".to_owned(),
+    };
+    assert_eq!((whose(&first, 3), whose(&founded, 3)), (whose(&second, 3), "member 3".to_owned()));
+    assert_eq!(whose(&second, 3), "member 0003 until change 1, replaced: true");
+    assert_eq!((whose(&second, 10), whose(&second, 99)), ("member 3".to_owned(), "nobody".to_owned()));
+    // whoever is gone by now has no other key either
+    let without = edited(&second, |all| all.retain(|member| member.name != "member 0003"));
+    let without = signed(without, &second, &[], &[0, 1, 2, 30]).ratify().unwrap();
+    assert_eq!(whose(&without, 3), "member 0003 until change 1, replaced: false");
 
     // with a link left out, doubled, exchanged, or without its quorum it is no chain
     let refused = |change: &dyn Fn(&mut Chain), says: &str| {

@@ -1,9 +1,10 @@
 //! The preview as one page: no script, no font, no address; what may be loaded is said by the page itself, and is nothing
 //! but its own style, by its hash. Everything that people or files wrote is escaped.
 
-use base64ct::{Base64, Encoding as _};
 use std::fmt::Write;
 
+use base64ct::{Base64, Encoding as _};
+use fedprune_audit::html::text::{Escaped, Marked};
 use sha2::{Digest as _, Sha256};
 
 use super::PreviewReport;
@@ -165,13 +166,13 @@ fn sent(report: &PreviewReport, out: &mut String) {
             out,
             "<tr{class}><th scope=\"row\">{}</th><td>{}</td><td class=\"n\">{}</td></tr>",
             escaped(message.what),
-            escaped(&message.says),
+            Marked(&message.says),
             escaped(&size)
         );
     }
     out.push_str("</tbody></table></div>\n<ul>\n");
     for line in &report.silo.stays {
-        let _ = writeln!(out, "<li>{}</li>", escaped(line));
+        let _ = writeln!(out, "<li>{}</li>", Marked(line));
     }
     out.push_str("</ul></section>\n");
 }
@@ -185,7 +186,7 @@ fn reveals(report: &PreviewReport, out: &mut String) {
              nothing to read. Votes on later inputs depend on the text still.</p>\n",
         ),
         Outcome::Unread { why } => {
-            let _ = writeln!(out, "<p>Not known: {}.</p>", escaped(why));
+            let _ = writeln!(out, "<p>Not known: {}.</p>", Marked(why));
         }
         Outcome::Attacked { read_from, unexplained, score: ScoreReport(score), words } => {
             let _ = writeln!(
@@ -210,7 +211,7 @@ fn reveals(report: &PreviewReport, out: &mut String) {
         }
     }
     for note in &report.attack.notes {
-        let _ = writeln!(out, "<p class=\"note\">{}</p>", escaped(note));
+        let _ = writeln!(out, "<p class=\"note\">{}</p>", Marked(note));
     }
     out.push_str("</section>\n");
 }
@@ -334,27 +335,16 @@ fn approval(report: &PreviewReport, out: &mut String) {
         "<p>An approval names the ballot and this preview by digest; the node then signs no other ballot.</p>\n<dl \
          class=\"digests\"><div><dt>Preview</dt><dd><code>{}</code></dd></div></dl>\n<pre>{}</pre></section>",
         report.digest,
-        escaped(&report.next().lines().map(str::trim_start).collect::<Vec<_>>().join("\n"))
+        Escaped(&report.next().lines().map(str::trim_start).collect::<Vec<_>>().join("\n"))
     );
     for warning in &report.warnings {
-        let _ = writeln!(out, "<p class=\"note\">Warning: {}</p>", escaped(warning));
+        let _ = writeln!(out, "<p class=\"note\">Warning: {}</p>", Marked(warning));
     }
 }
 
-/// Text as HTML text or an attribute's value.
+/// What people wrote, or a file is called, on one line; a word that is no more than a line's end is seen too.
 fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in tame(text).chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            other => out.push(other),
-        }
-    }
-    out.replace('\n', "&#10;")
+    Escaped(&tame(text)).to_string()
 }
 
 #[cfg(test)]
