@@ -12,7 +12,7 @@ use crate::GpuError;
 /// Makes slots and jumps for the functions of one library.
 macro_rules! library {
     ($module:ident, $missing:literal, [$($file:literal),+], $($name:ident)+) => {
-        #[allow(non_snake_case, non_camel_case_types, clippy::upper_case_acronyms)]
+        #[allow(non_snake_case, non_camel_case_types, clippy::enum_variant_names, reason = "names are those of the library")]
         mod $module {
             use std::arch::naked_asm;
             use std::ffi::c_int;

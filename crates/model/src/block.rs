@@ -16,7 +16,7 @@ use fedprune_gpu::GpuError;
 use fedprune_mask::{DType as Stored, MatrixMask};
 use half::{bf16, f16};
 
-use crate::accelerator::Choice;
+use crate::accelerator::{Choice, Refused};
 use crate::cpu::{self, Layer, Panels, Workspace};
 use crate::error::Doing;
 use crate::hidden::{Hidden, States};
@@ -244,9 +244,9 @@ impl Block {
             .zip(&block.linears)
             .map(|((tap, index), linear)| (&linear.weight, checkpoint.matrix(index), tap))
             .collect();
-        accelerator.select(&matrices, choice).map(Some).map_err(|(position, error)| {
+        accelerator.select(&matrices, choice).map(Some).map_err(|Refused { position, error }| {
             let index = position.map_or(of_block.start, |position| of_block.start + position);
-            match error {
+            match *error {
                 ModelError::Gpu(GpuError::Weights(source)) => ModelError::NotFinite {
                     file: checkpoint.matrix_file(index).to_owned(),
                     tensor: layout.matrices()[index].name.clone(),

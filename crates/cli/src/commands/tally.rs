@@ -169,6 +169,7 @@ pub fn run(options: &TallyOptions, meter: &Meter) -> anyhow::Result<TallyReport>
 type Tell<'e> = dyn FnMut(usize, &MatrixMask, &MatrixMask) + 'e;
 
 /// What expands ballots and counts.
+#[cfg_attr(feature = "cuda", allow(clippy::large_enum_variant, reason = "there is one"))]
 enum Counter<'t, 'a> {
     Processor(&'t Tally<'a>),
     #[cfg(feature = "cuda")]

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::rc::Rc;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use fedprune_gpu::device::{Argument, Device, Launch, Limits};
 use fedprune_gpu::{Engine, GpuError, OwnedWeights};
@@ -154,10 +154,13 @@ impl Emulator {
     }
 }
 
+/// Where a variant lies, if it could be compiled.
+type Compiled = (Watched, Option<PathBuf>);
+
 /// Compiles the kernels, once a process; all variants lie beside what cargo builds for tests.
 fn program(watched: Watched) -> Option<PathBuf> {
-    static PROGRAMS: OnceLock<Mutex<Vec<(Watched, Option<PathBuf>)>>> = OnceLock::new();
-    let mut programs = PROGRAMS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    static PROGRAMS: Mutex<Vec<Compiled>> = Mutex::new(Vec::new());
+    let mut programs = PROGRAMS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, program)) = programs.iter().find(|(other, _)| *other == watched) {
         return program.clone();
     }

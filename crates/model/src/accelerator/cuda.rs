@@ -16,7 +16,7 @@ use fedprune_mask::{DType as Stored, MatrixMask, WeightsView};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::Choice;
+use super::{Choice, Refused};
 use crate::ModelError;
 use crate::attention::Seen;
 use crate::error::Doing;
@@ -169,37 +169,39 @@ impl Accelerator {
         &self,
         matrices: &[(&Tensor, WeightsView<'_>, usize)],
         choice: &Choice<'_>,
-    ) -> Result<Vec<MatrixMask>, (Option<usize>, ModelError)> {
+    ) -> Result<Vec<MatrixMask>, Refused> {
         let mut guard = lock(&self.gpu);
         let gpu = &mut *guard;
         let mut norms = Vec::with_capacity(choice.norms.len());
         for of_tap in choice.norms {
-            norms.push(gpu.upload_norms(choice.pruner.with(of_tap), of_tap).map_err(|error| (None, error.into()))?);
+            norms.push(gpu.upload_norms(choice.pruner.with(of_tap), of_tap).map_err(Refused::at(None))?);
         }
         let mut masks = Vec::with_capacity(matrices.len());
         for (position, (tensor, stored, tap)) in matrices.iter().enumerate() {
-            let at = |error: GpuError| (Some(position), ModelError::from(error));
+            let at = Refused::at::<GpuError>(Some(position));
             // scores are of what is stored, to the bit: in another dtype the weights go there as they are
             let uploaded: Option<OwnedWeights<Cuda>> = match tensor.dtype() == candle_dtype(stored.dtype()) {
                 true => None,
-                false => Some(gpu.upload_weights(*stored).map_err(at)?),
+                false => Some(gpu.upload_weights(*stored).map_err(&at)?),
             };
             let Some(norms) = norms.get(*tap) else {
-                return Err((Some(position), ModelError::Config("a block has more taps than norms".to_owned())));
+                return Err(Refused::at(Some(position))(ModelError::Config(
+                    "a block has more taps than norms".to_owned(),
+                )));
             };
             let (storage, layout) = tensor.storage_and_layout();
             let mask = match &uploaded {
                 Some(weights) => {
-                    let weights = gpu.lend(weights).map_err(at)?;
+                    let weights = gpu.lend(weights).map_err(&at)?;
                     gpu.derive_mask(choice.group, choice.sparsity, &weights, norms)
                 }
                 None => {
                     let shape = (stored.rows(), stored.columns());
-                    let weights = borrowed(gpu, &storage, layout, shape).map_err(|error| (Some(position), error))?;
+                    let weights = borrowed(gpu, &storage, layout, shape).map_err(Refused::at(Some(position)))?;
                     gpu.derive_mask(choice.group, choice.sparsity, &weights, norms)
                 }
             }
-            .map_err(at)?;
+            .map_err(&at)?;
             drop(storage);
             masks.push(mask);
         }
@@ -207,8 +209,8 @@ impl Accelerator {
         for (position, ((tensor, ..), mask)) in matrices.iter().zip(&masks).enumerate() {
             let doing = || "pruning weights".to_owned();
             let pruned = tensor.inplace_op1(&Prune { gpu, mask }).doing(doing);
-            pruned.map_err(|error| (Some(position), error))?;
-            downloaded.push(gpu.download_mask(mask).map_err(|error| (Some(position), error.into()))?);
+            pruned.map_err(Refused::at(Some(position)))?;
+            downloaded.push(gpu.download_mask(mask).map_err(Refused::at(Some(position)))?);
         }
         Ok(downloaded)
     }

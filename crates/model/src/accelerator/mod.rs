@@ -10,10 +10,25 @@ mod none;
 
 use fedprune_mask::{Group, NormVector, Pruner, Sparsity};
 
+use crate::ModelError;
+
 #[cfg(feature = "cuda")]
 pub(crate) use cuda::{Accelerator, Squares};
 #[cfg(not(feature = "cuda"))]
 pub(crate) use none::{Accelerator, Squares};
+
+/// Why weights were not chosen, and the matrix that it is about.
+pub(crate) struct Refused {
+    pub position: Option<usize>,
+    pub error: Box<ModelError>,
+}
+
+#[cfg(feature = "cuda")]
+impl Refused {
+    fn at<E: Into<ModelError>>(position: Option<usize>) -> impl Fn(E) -> Self {
+        move |error| Self { position, error: Box::new(error.into()) }
+    }
+}
 
 /// How the weights to prune are chosen.
 #[derive(Debug, Clone, Copy)]

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use fedprune_checkpoint::TensorView;
 use fedprune_mask::{MatrixMask, WeightsView};
 
-use super::Choice;
+use super::{Choice, Refused};
 use crate::ModelError;
 use crate::attention::Seen;
 
@@ -53,7 +53,7 @@ impl Accelerator {
         &self,
         _: &[(&Tensor, WeightsView<'_>, usize)],
         _: &Choice<'_>,
-    ) -> Result<Vec<MatrixMask>, (Option<usize>, ModelError)> {
+    ) -> Result<Vec<MatrixMask>, Refused> {
         match *self {}
     }
 }
