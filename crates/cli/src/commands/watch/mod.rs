@@ -73,12 +73,25 @@ pub fn run(options: &NodeWatchOptions) -> anyhow::Result<Watched> {
         .context("the system gives no thread")?;
     // also restores the terminal when this program panics
     let mut terminal = ratatui::try_init().context("the terminal cannot be taken over")?;
+    // the wait for keys does not end once the terminal is gone, and takes a whole core
+    std::thread::Builder::new()
+        .name("terminal".to_owned())
+        .spawn(end_with_terminal)
+        .context("the system gives no thread")?;
     // two signals that come at once leave no time for the turn that would see the first
     interrupt::set_last(Some(ratatui::restore));
     let ended = turns(&mut terminal, &mut View::new(first), &news, &interrupt);
     interrupt::set_last(None);
     ratatui::try_restore().context("the terminal cannot be given back; type: reset")?;
     ended.map(|()| Watched)
+}
+
+/// Ends this program when its terminal is closed.
+fn end_with_terminal() {
+    while std::io::stdin().is_terminal() {
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+    std::process::exit(i32::from(interrupt::EXIT_CODE));
 }
 
 fn turns(
