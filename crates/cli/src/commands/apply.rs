@@ -16,7 +16,6 @@ use fedprune_mask::{Ballot, Digest, Group, Layout, Matrix, MatrixMask, Sparsity,
 use fedprune_prune::PruneError;
 use serde::Serialize;
 
-use super::encode_error;
 use super::mask_file::{MappedFile, MaskFile, check_model, check_root};
 use super::model_card::{ModelCard, matrix_kind};
 use super::recipe::{PICTURE_FILE, RECIPE_FILE, Recipe, picture};

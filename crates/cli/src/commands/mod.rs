@@ -77,4 +77,4 @@ mod shared;
 mod site_policy;
 
 #[cfg(feature = "silo")]
-use shared::{content_digest, decoder, encode_error, sequence_tokens};
+use shared::{content_digest, decoder, sequence_tokens};

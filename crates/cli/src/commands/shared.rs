@@ -3,7 +3,6 @@
 use anyhow::Context;
 use fedprune_checkpoint::{Checkpoint, ModelConfig};
 use fedprune_mask::Digest;
-use fedprune_mask::ballot::EncodeError;
 use fedprune_model::{ComputeDType, Decoder};
 
 use crate::args::DeviceOptions;
@@ -16,14 +15,6 @@ const DEFAULT_SEQUENCE_TOKENS: usize = 2048;
 pub(super) fn content_digest(checkpoint: &Checkpoint, meter: &Meter) -> Digest {
     let task = meter.task("reading the model", checkpoint.digest_bytes(), true);
     checkpoint.content_digest(&task.counter())
-}
-
-/// An error of writing a ballot or mask, as what it is.
-pub(super) fn encode_error(error: EncodeError<anyhow::Error>) -> anyhow::Error {
-    match error {
-        EncodeError::Ballot(error) => error.into(),
-        EncodeError::Caller(error) => error,
-    }
 }
 
 /// `--seqlen`, or its default for this model.
