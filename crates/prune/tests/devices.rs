@@ -15,6 +15,7 @@ const ARCHITECTURES: [&str; 5] = ["llama", "llama3-rope-tied", "mistral", "qwen2
 const BITS: u64 = 1000;
 
 /// The GPU, or what stands for it, and whether it is one.
+#[allow(clippy::print_stderr, reason = "what was left out is said")]
 fn second_device() -> (DeviceName, ComputeDType, bool) {
     match DeviceName::Cuda(0).check() {
         Ok(()) => (DeviceName::Cuda(0), ComputeDType::F32, true),
