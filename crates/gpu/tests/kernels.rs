@@ -456,7 +456,7 @@ fn no_thread_leaves_its_memory() {
 
 /// Fewer, with races watched: a thread of the emulation is one of the sanitizer's then, which takes long.
 #[test]
-#[ignore = "watching a thousand threads takes a second a launch: .ci/run does"]
+#[ignore = "watching a thousand threads takes long and memory: .ci/run does where FEDPRUNE_RACES is set"]
 fn no_two_threads_race() {
     watched(Watched::Races, &[(2, 300)], &[(DType::BF16, 0)], &[Pruner::WANDA]);
 }
