@@ -504,14 +504,27 @@ fn the_demo_holds_what_it_promises() {
     let message = fails(1, &["demo", "--out", text(&out)]);
     assert!(message.contains("exists"), "{message}");
     // every command it suggests runs as it stands
-    let suggestions: Vec<&str> =
-        report["look_further"].as_array().unwrap().iter().map(|command| command.as_str().unwrap()).collect();
-    assert!(suggestions.len() >= 3, "{report}");
+    let suggested = |key: &str| report[key].as_array().unwrap().iter().map(|command| command.as_str().unwrap());
+    let suggestions: Vec<&str> = suggested("look_further").chain(suggested("attest")).collect();
+    assert_eq!(suggestions.len(), 8, "{report}");
     for suggestion in suggestions {
         let arguments = suggestion.strip_prefix(env!("CARGO_BIN_EXE_fedprune-under-test")).unwrap();
         let output = run(&arguments.split_whitespace().collect::<Vec<_>>());
         assert!(output.status.success(), "{suggestion}: {}", String::from_utf8_lossy(&output.stderr));
     }
+    // the keys by which members attest are listed, and one that is not is not theirs
+    let shown = json(&["consortium", "show", text(&out.join("consortium.toml"))]);
+    let hints: std::collections::BTreeSet<&str> = shown["members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|member| member["attestation_key_sha256"].as_str().unwrap())
+        .collect();
+    assert!(hints.len() == 4 && hints.iter().all(|hint| hint.len() == 64), "{shown}");
+    let signature = std::fs::read(out.join("north.sig")).unwrap();
+    let signature: serde_json::Value = serde_json::from_slice(&signature).unwrap();
+    let hint = signature["verificationMaterial"]["publicKey"]["hint"].as_str().unwrap();
+    assert!(hints.contains(hint), "{hint} {shown}");
 }
 
 #[test]

@@ -12,8 +12,13 @@ const OURS: &[(&str, &[&str])] = &[
     ("fedprune-gpu", &["fedprune-mask"]),
     ("fedprune-model", &["fedprune-checkpoint", "fedprune-gpu", "fedprune-mask"]),
     ("fedprune-prune", &["fedprune-checkpoint", "fedprune-mask", "fedprune-model"]),
-    ("fedprune-study", &["fedprune-checkpoint", "fedprune-mask", "fedprune-model", "fedprune-prune"]),
+    (
+        "fedprune-study",
+        &["fedprune-checkpoint", "fedprune-figures", "fedprune-mask", "fedprune-model", "fedprune-prune"],
+    ),
     ("fedprune-federation", &["fedprune-mask"]),
+    ("fedprune-figures", &[]),
+    ("fedprune-hub", &[]),
     ("fedprune-audit", &["fedprune-checkpoint", "fedprune-federation", "fedprune-mask"]),
     ("fedprune-attest", &["fedprune-federation", "fedprune-mask"]),
     ("fedprune-engine", &["fedprune-federation", "fedprune-mask"]),
@@ -30,6 +35,8 @@ const OURS: &[(&str, &[&str])] = &[
             "fedprune-checkpoint",
             "fedprune-federation",
             "fedprune-gpu",
+            "fedprune-figures",
+            "fedprune-hub",
             "fedprune-mask",
             "fedprune-model",
             "fedprune-node",
@@ -54,6 +61,8 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tokio", &["fedprune-node", "fedprune-cli"]),
     ("libp2p", &["fedprune-node"]),
     ("hyper", &["fedprune-node"]),
+    ("plotters", &["fedprune-figures"]),
+    ("ureq", &["fedprune-hub"]),
     ("prometheus-client", &["fedprune-node"]),
     ("ratatui", &["fedprune-cli"]),
 ];
@@ -150,4 +159,18 @@ fn the_auditors_program_has_what_it_needs_and_no_more() {
     let whole = built_of(&[]);
     assert!(whole.iter().filter(heavy).any(|name| name == "candle-core"), "{whole:?}");
     assert!(audit.len() * 2 < whole.len(), "{} packages of {}", audit.len(), whole.len());
+}
+
+/// Whoever fetches models otherwise builds no client for that, and who does builds one with TLS in Rust.
+#[test]
+fn models_are_fetched_by_programs_that_were_built_for_it() {
+    let of_fetching = ["fedprune-hub", "ureq", "webpki-roots"];
+    let (default, with) = (built_of(&[]), built_of(&["--features", "fetch"]));
+    for name in of_fetching {
+        assert!(!default.contains(name), "`{name}` is in the program by default");
+        assert!(with.contains(name), "`{name}` is not in the program that fetches");
+    }
+    for name in ["native-tls", "openssl", "openssl-sys", "reqwest"] {
+        assert!(!with.contains(name), "`{name}` is in the program that fetches");
+    }
 }

@@ -205,6 +205,39 @@ fn another_text_than_the_one_approved_does_not_leave() {
     assert_eq!(log["approvals"].as_array().unwrap().len(), 2);
 }
 
+/// Of an iterative round nobody can see more than the first ballot: the others are bound to the text that was approved,
+/// from the second on, whatever lies where the first one was.
+#[test]
+fn later_ballots_of_an_iterative_round_are_of_the_text_that_was_approved() {
+    let site = Site::new(&["--strategy", "iterative"]);
+    let at = site.at();
+    let seen = json(at, &site.preview(&[]));
+    let text = seen["documents"]["calibration"].as_str().expect("a digest").to_owned();
+    let covers = seen["approval_covers"].as_array().expect("what it binds");
+    assert_eq!(covers.len(), 2, "{covers:?}");
+    let (first, later) = (covers[0].as_str().unwrap(), covers[1].as_str().unwrap());
+    assert!(first.contains(seen["ballot"]["digest"].as_str().unwrap()), "{first}");
+    assert!(later.contains(&text) && later.contains("nobody can see it now"), "{later}");
+    let approved = json(at, &site.approve(&[]));
+    assert_eq!(approved["approval"]["calibration"], text.as_str());
+
+    // it has agreed on the first block when the power fails, and the text is another when it comes back
+    let died = run(at, &[&site.node()[..], &["--fail-at", "settled-written"]].concat());
+    assert_eq!(died.status.code(), None, "{}", String::from_utf8_lossy(&died.stderr));
+    let notes = std::fs::read(at.join("notes.txt")).unwrap();
+    std::fs::copy(bundled("silos/melville_moby_dick.txt"), at.join("notes.txt")).unwrap();
+    let parts = ["`approval` names the text (token windows", &text[..8], "the ballot of height 1 is made from another"];
+    refused(at, &site.node(), &parts);
+    // again, with what it computed meanwhile at hand
+    refused(at, &site.node(), &parts);
+    // with the text that was approved it goes on, and makes anew what was made of the other
+    std::fs::write(at.join("notes.txt"), notes).unwrap();
+    let done = run(at, &site.node());
+    assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
+    let status = json(at, &["node", "status", "--home", "home"]);
+    assert_eq!((&status["height"], &status["heights"]), (&Value::from(6), &Value::from(6)));
+}
+
 #[test]
 fn an_approval_that_was_changed_stops_the_node() {
     let site = Site::new(&[]);

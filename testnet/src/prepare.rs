@@ -75,12 +75,15 @@ pub(crate) fn prepare(
     let (consortium_file, round_file) = (folder.consortium(), folder.round());
     program.run(words(&[&"consortium", &"new", &"--name", &manifest.name, &"--out", &consortium_file]))?;
     for (silo, port) in manifest.silos.iter().zip(ports) {
-        let made = program.run(words(&[&"key", &"new", &"--home", &folder.home(&silo.name)]))?;
+        let home = folder.home(&silo.name);
+        let made = program.run(words(&[&"key", &"new", &"--home", &home]))?;
         let key = field(&made, "public_key")?;
         let mut add = words(&[&"consortium", &"add", &consortium_file, &"--name", &silo.name, &"--key", &key]);
         for address in addresses(port.port()) {
             add.extend(words(&[&"--address", &address]));
         }
+        // made beside the other one, so that members can sign what the round comes to
+        add.extend(words(&[&"--attestation-key", &home.join("attestation-key.public.pem")]));
         program.run(add)?;
     }
     sign(manifest, folder, program)?;

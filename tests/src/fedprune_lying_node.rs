@@ -18,7 +18,7 @@ use fedprune_federation::{
     Round, SignatureChecked, SigningKey, Statement,
 };
 use fedprune_mask::Digest;
-use fedprune_node::network::{Greeting, Network, ProgramName};
+use fedprune_node::network::{Greeting, Network};
 use fedprune_node::run::Outgoing;
 use fedprune_node::storage::home::Home;
 
@@ -36,7 +36,9 @@ const MOST_TRIES: usize = 100;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let Command::Node(NodeCommand::Run(options)) = &arguments.command else { return fedprune_cli::main() };
+    let Command::Node(NodeCommand::Run(options)) = &arguments.command else {
+        return fedprune_cli::main(env!("CARGO_PKG_VERSION"));
+    };
     fedprune_cli::interrupt::install();
     let ended = liar(options).and_then(|liar| run_behind(options, arguments.global.format, Some(Box::new(liar))));
     match ended {
@@ -69,14 +71,12 @@ enum Lie {
     Forged,
     /// It sends garbage, as much as leaves and as fast as it leaves.
     Flood,
-    /// It says that its program is another version, of the same protocol; it is honest otherwise, as one may well be.
-    AnotherVersion,
     /// It greets as a program of a later protocol.
     AnotherProtocol,
 }
 
 impl Lie {
-    const ALL: [(Lie, &'static str); 11] = [
+    const ALL: [(Lie, &'static str); 10] = [
         (Lie::SecondBallot, "second-ballot"),
         (Lie::FirstBallot, "first-ballot"),
         (Lie::WrongMask, "wrong-mask"),
@@ -86,7 +86,6 @@ impl Lie {
         (Lie::WithheldBody, "withheld-body"),
         (Lie::Forged, "forged"),
         (Lie::Flood, "flood"),
-        (Lie::AnotherVersion, "another-version"),
         (Lie::AnotherProtocol, "another-protocol"),
     ];
 
@@ -176,11 +175,10 @@ fn damaged(message: &[u8]) -> Vec<u8> {
 }
 
 impl Outgoing for Liar {
-    fn introduce(&mut self, greeting: Greeting, program: ProgramName) -> (Greeting, ProgramName) {
+    fn introduce(&mut self, greeting: Greeting) -> Greeting {
         match self.lie {
-            Lie::AnotherVersion => (greeting, ProgramName::new("fedprune 0.0.9").unwrap_or(program)),
-            Lie::AnotherProtocol => (Greeting { protocol: greeting.protocol + 1, ..greeting }, program),
-            _ => (greeting, program),
+            Lie::AnotherProtocol => Greeting { protocol: greeting.protocol + 1, ..greeting },
+            _ => greeting,
         }
     }
 
@@ -219,7 +217,7 @@ impl Outgoing for Liar {
             },
             Lie::Mute => Vec::new(),
             Lie::Forged => vec![damaged(&message), message],
-            Lie::WithheldBody | Lie::Flood | Lie::AnotherVersion | Lie::AnotherProtocol => vec![message],
+            Lie::WithheldBody | Lie::Flood | Lie::AnotherProtocol => vec![message],
         }
     }
 
@@ -230,7 +228,7 @@ impl Outgoing for Liar {
             Lie::Mute => messages.clear(),
             Lie::Forged => messages = messages.iter().map(|message| damaged(message)).collect(),
             Lie::SecondBallot | Lie::FirstBallot | Lie::TwoResults | Lie::WithheldBody | Lie::Flood => {}
-            Lie::AnotherVersion | Lie::AnotherProtocol => {}
+            Lie::AnotherProtocol => {}
         }
         messages
     }

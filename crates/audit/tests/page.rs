@@ -26,7 +26,8 @@ fn page(world: &World, brought: bool) -> (Verdict, String) {
     assert_eq!(plain, report);
     let overview = overview(&world.transcript(), Limits::default(), &report).unwrap();
     let mut bytes = Vec::new();
-    write(&mut bytes, &report, &overview, Brought { model: brought, pruned: brought }).unwrap();
+    write(&mut bytes, &report, &overview, Brought { program: "fedprune 7.8.9", model: brought, pruned: brought })
+        .unwrap();
     (report.verdict, String::from_utf8(bytes).unwrap())
 }
 

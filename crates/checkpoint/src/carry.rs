@@ -2,7 +2,8 @@
 //!
 //! Carried: regular files that hold no weights (configuration, tokenizer, chat template, licence, code).
 //! Left out, and named in [`Written::skipped`](crate::Written::skipped): weight files that are not the
-//! checkpoint's own, sub-folders, hidden files, dangling links, and files above [`MAX_CARRIED_BYTES`].
+//! checkpoint's own, what says from where the original was fetched, sub-folders, hidden files, dangling links, and files above
+//! [`MAX_CARRIED_BYTES`].
 //!
 //! Links are followed, since the Hugging Face cache consists of them, but only to files in the folder
 //! itself or in the `blobs` of the same cached repository: a copy is made to be published, and a
@@ -19,6 +20,9 @@ use crate::write::Skipped;
 
 /// Largest file carried along, in bytes; the largest tokenizers have some 30 MB.
 pub const MAX_CARRIED_BYTES: u64 = 256 << 20;
+
+/// Says from where the files of a folder were fetched, and what their digests are: those of a copy are others.
+pub const PROVENANCE_FILE: &str = "fetched-from.json";
 
 /// The model card, which every copy gets anew.
 pub(crate) const CARD: &str = "README.md";
@@ -99,6 +103,10 @@ pub(crate) fn survey(checkpoint: &Checkpoint, replaced: &dyn Fn(&str) -> bool) -
             continue;
         }
         let mut skip = |reason| survey.skipped.push(Skipped { name: shown.to_string(), reason });
+        if shown == PROVENANCE_FILE {
+            skip("it is about the files of the original");
+            continue;
+        }
         if shown.starts_with('.') {
             skip("hidden");
             continue;

@@ -40,10 +40,12 @@ mod shards;
 mod staging;
 mod write_behind;
 
+pub use carry::PROVENANCE_FILE;
 pub use checkpoint::{Checkpoint, StoredTensor, TensorView};
 pub use config::{AttentionBias, ModelConfig, ModelType};
 pub use content::DigestAlong;
 pub use error::{BoxError, CheckpointError};
 pub use identity::MAX_TOKENIZER_BYTES;
 pub use rope::{Rope, RopeScaling};
+pub use staging::available_bytes;
 pub use write::{Extra, ExtraFile, Pruned, Skipped, Written, check_copyable, check_out, write_pruned};

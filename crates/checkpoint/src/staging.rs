@@ -219,7 +219,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Bytes that an ordinary process can still write to the file system of `folder`, where that can be told.
-pub(crate) fn available_bytes(folder: &Path) -> Option<u64> {
+pub fn available_bytes(folder: &Path) -> Option<u64> {
     #[cfg(unix)]
     {
         use std::os::unix::ffi::OsStrExt;

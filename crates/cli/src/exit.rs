@@ -82,6 +82,10 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(code) = of_node(cause) {
         return Some(code);
     }
+    #[cfg(feature = "fetch")]
+    if let Some(error) = cause.downcast_ref::<fedprune_hub::HubError>() {
+        return of_hub(error);
+    }
     let io = cause.downcast_ref::<std::io::Error>()?;
     let network = matches!(
         io.kind(),
@@ -111,6 +115,14 @@ fn of_federation(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     let sign = cause.downcast_ref::<SignError>()?;
     matches!(sign, SignError::NotAMember(_)).then_some(NETWORK)
+}
+
+#[cfg(feature = "fetch")]
+fn of_hub(error: &fedprune_hub::HubError) -> Option<u8> {
+    if error.is_of_usage() {
+        return Some(USAGE);
+    }
+    error.is_of_network().then_some(NETWORK)
 }
 
 #[cfg(feature = "federation")]

@@ -19,6 +19,7 @@ pub mod output;
 pub mod progress;
 #[cfg(feature = "federation")]
 pub mod settings;
+pub mod version;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -35,8 +36,9 @@ use args::{EvalCommand, MaskCommand, ModelCommand};
 use output::Report;
 use progress::Meter;
 
-/// Parses the process's arguments, runs the command, prints its report.
-pub fn main() -> ExitCode {
+/// Parses the process's arguments, runs the command, prints its report. `version` is that of the program which calls this.
+pub fn main(version: &'static str) -> ExitCode {
+    version::is(version);
     #[cfg(feature = "federation")]
     let arguments = match settings::parse() {
         Ok(arguments) => arguments,
@@ -78,6 +80,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<Box<dyn Report>> {
         Command::Model(ModelCommand::Devices) => Box::new(commands::model_devices::run()),
         #[cfg(feature = "silo")]
         Command::Model(ModelCommand::Import(import)) => Box::new(commands::model_import::run(import, &meter)?),
+        #[cfg(feature = "silo")]
+        Command::Model(ModelCommand::Fetch(fetch)) => Box::new(commands::model_fetch::run(fetch, &meter)?),
         #[cfg(feature = "silo")]
         Command::Mask(MaskCommand::Compute(compute)) => Box::new(commands::mask_compute::run(compute, &meter)?),
         #[cfg(feature = "federation")]

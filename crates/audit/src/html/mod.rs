@@ -19,8 +19,10 @@ use text::{Escaped, Marked, count, utc};
 const STYLE: &str = include_str!("style.css");
 
 /// What the auditor brought, as the page tells it.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Brought {
+#[derive(Debug, Clone, Copy)]
+pub struct Brought<'a> {
+    /// The program that checks, as it calls itself.
+    pub program: &'a str,
     /// The base model.
     pub model: bool,
     /// A pruned copy.
@@ -31,7 +33,7 @@ pub struct Brought {
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write(out: &mut dyn Write, report: &Report, overview: &Overview, brought: Brought) -> io::Result<()> {
+pub fn write(out: &mut dyn Write, report: &Report, overview: &Overview, brought: Brought<'_>) -> io::Result<()> {
     let name = overview.consortium_name.as_deref().unwrap_or("a consortium that cannot be read");
     writeln!(
         out,
@@ -88,7 +90,7 @@ fn fact(out: &mut dyn Write, name: &str, value: &str) -> io::Result<()> {
     writeln!(out, "<dt>{name}</dt><dd>{}</dd>", Marked(value))
 }
 
-fn facts(out: &mut dyn Write, report: &Report, overview: &Overview, brought: Brought) -> io::Result<()> {
+fn facts(out: &mut dyn Write, report: &Report, overview: &Overview, brought: Brought<'_>) -> io::Result<()> {
     let digest =
         |digest: Option<Digest>, absent: &str| digest.map_or_else(|| absent.to_owned(), |digest| format!("`{digest}`"));
     writeln!(out, "<dl>")?;
@@ -106,7 +108,7 @@ fn facts(out: &mut dyn Write, report: &Report, overview: &Overview, brought: Bro
         let from = format!("the node of `{}`, it says: nobody signed that", summary.written_by);
         fact(out, "Transcript from", &from)?;
     }
-    fact(out, "Checked by", concat!("fedprune ", env!("CARGO_PKG_VERSION")))?;
+    fact(out, "Checked by", brought.program)?;
     writeln!(out, "</dl>")
 }
 
@@ -214,7 +216,7 @@ fn said_by(encodings: &Encodings) -> String {
     parts.collect::<Vec<String>>().join(", ")
 }
 
-fn agreement(out: &mut dyn Write, report: &Report, brought: Brought) -> io::Result<()> {
+fn agreement(out: &mut dyn Write, report: &Report, brought: Brought<'_>) -> io::Result<()> {
     writeln!(out, "<h2>How far the ballots agree</h2>")?;
     if !report.agreement.is_empty() {
         return heat::write(out, &report.agreement);

@@ -59,8 +59,8 @@ pub use preview::{RoundApprovalsOptions, RoundPreviewOptions};
 pub use silo::ContributeOptions;
 #[cfg(feature = "silo")]
 pub use silo::{
-    ApplyOptions, Ballots, ComputeOptions, DeviceOptions, EvalCommand, ImportOptions, InspectOptions, MaskCommand,
-    ModelCommand, PerplexityOptions, SamplingMethod, Scale, ShowOptions, SparsityOrPattern, TallyOptions,
+    ApplyOptions, Ballots, ComputeOptions, DeviceOptions, EvalCommand, FetchOptions, ImportOptions, InspectOptions,
+    MaskCommand, ModelCommand, PerplexityOptions, SamplingMethod, Scale, ShowOptions, SparsityOrPattern, TallyOptions,
 };
 #[cfg(feature = "study")]
 pub use study::{StudyCommand, StudyReportOptions, StudyRunOptions};
@@ -69,7 +69,7 @@ pub use testnet::{TestnetCommand, TestnetGenerateOptions, TestnetRunOptions, Tes
 
 /// Prune one large language model together, without sharing text.
 #[derive(Debug, Parser)]
-#[command(name = "fedprune", version, max_term_width = 120, arg_required_else_help = true)]
+#[command(name = "fedprune", version = crate::version::number(), max_term_width = 120, arg_required_else_help = true)]
 #[cfg_attr(feature = "federation", command(after_help = format!("Start here: fedprune demo\n\n{}", crate::exit::HELP)))]
 #[cfg_attr(not(feature = "federation"), command(after_help = crate::exit::HELP))]
 pub struct Arguments {

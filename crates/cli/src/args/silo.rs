@@ -16,6 +16,31 @@ pub enum ModelCommand {
     Devices,
     /// Make a checkpoint folder of a GGUF file: LLaMA architectures in F32, F16 or BF16, whose numbers stay as they are.
     Import(ImportOptions),
+    /// Fetch a model from the Hugging Face Hub: what is needed of it and no more, of one commit, checked file by file.
+    Fetch(FetchOptions),
+}
+
+/// `fedprune model fetch`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The folder gets its name when it is whole; until then it is DIR.fetching, and the same command goes on.\n\
+                        fetched-from.json in it says which commit it is of, and has the digest of every file.\n\
+                        A token for models that are not given to all is taken from HF_TOKEN, and sent to the hub alone.\n\n\
+                        This command is in programs that were built with it: cargo install --path crates/cli --features fetch"
+)]
+pub struct FetchOptions {
+    /// The model's name on the hub, such as HuggingFaceTB/SmolLM2-135M.
+    #[arg(value_name = "OWNER/NAME")]
+    pub name: String,
+    /// A branch, a tag or a commit; whichever it is, what is fetched is of one commit, which is told.
+    #[arg(long, value_name = "REVISION", default_value = "main")]
+    pub revision: String,
+    /// The folder to make [default: NAME, below the current one].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// The hub's address, or that of a mirror [default: HF_ENDPOINT, or https://huggingface.co].
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
 }
 
 /// `fedprune model import`
@@ -259,6 +284,9 @@ pub struct ApplyOptions {
     /// Scale kept weights by the share of silos that voted to keep them (needs a tally; usually worse than not).
     #[arg(long, value_enum)]
     pub scale: Option<Scale>,
+    /// How far votes agree, of a round whose mask has none in it any more; what a node hands over.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub agreement: Option<PathBuf>,
 }
 
 /// How kept weights are scaled.

@@ -16,6 +16,7 @@ use fedprune_mask::{Ballot, Digest, Group, Layout, Matrix, MatrixMask, Sparsity,
 use fedprune_prune::PruneError;
 use serde::Serialize;
 
+use super::agreement::{self, Agreement};
 use super::mask_file::{MappedFile, MaskFile, check_model, check_root};
 use super::model_card::{ModelCard, matrix_kind};
 use super::recipe::{PICTURE_FILE, RECIPE_FILE, Recipe, picture};
@@ -83,6 +84,10 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
             shell(&options.model)
         );
     }
+    let handed_over = options.agreement.as_ref().map(|path| Agreement::read(path, layout)).transpose()?;
+    let handed_over = handed_over.filter(|_| mask.votes() > 1);
+    // of one vote there is nothing to say
+    let measures = matches!(&mask, MaskFile::Tally(_)) && mask.votes() > 1;
     let interruptible = interrupt::cooperative();
     let sidecar = RefCell::new(Sidecar::begin(layout, &options.out, &mask)?);
     // what `write_pruned` was told, as it was: its own error only wraps the words
@@ -102,13 +107,14 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
             tensor: matrix.name.clone(),
             source,
         })?;
-        let (bits, counts) = match options.scale {
-            Some(Scale::Support) => mask.mask_and_counts(index, weights),
-            None => mask.mask(index, weights).map(|bits| (bits, None)),
+        let (bits, counts) = match options.scale.is_some() || measures {
+            true => mask.mask_and_counts(index, weights),
+            false => mask.mask(index, weights).map(|bits| (bits, None)),
         }
         .with_context(|| file.unusable())?;
-        sidecar.borrow_mut().keep(index, &bits)?;
-        apply_to_stored(stored, dtype, &bits, counts.as_ref());
+        sidecar.borrow_mut().keep(index, &bits, counts.as_ref().map(|counts| counts.agreement().share()))?;
+        let support = counts.as_ref().filter(|_| options.scale.is_some());
+        apply_to_stored(stored, dtype, &bits, support);
         Ok(())
     };
     // Weights are read once, so that whose they are is known when they have been written: a copy of other weights
@@ -126,6 +132,7 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
         };
         sidecar.encode(&header, writer)
     };
+    let agreement = || if measures { sidecar.borrow().agreement() } else { handed_over.clone() };
     let write_card = |pruned: &Pruned, writer: &mut dyn Write| -> anyhow::Result<()> {
         let sidecar = sidecar.borrow();
         let card = ModelCard {
@@ -136,6 +143,7 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
             scaled: options.scale.is_some(),
             pruned_weights: sidecar.pruned_weights(),
             pruned_by_kind: &sidecar.pruned_by_kind(),
+            agreement: agreement().map(|votes| (votes.mean(layout), agreement::by_chance(mask.sparsity()))),
             mask_file: MASK_FILE,
             out: &options.out,
         };
@@ -156,7 +164,11 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
     let write_picture = |_: &Pruned, writer: &mut dyn Write| -> anyhow::Result<()> {
         Ok(writer.write_all(picture(&sidecar.borrow().pruned_by_matrix()).as_bytes())?)
     };
-    let extra = [
+    let write_agreement = |_: &Pruned, writer: &mut dyn Write| -> anyhow::Result<()> {
+        let picture = agreement().map(|votes| votes.picture(layout)).transpose()?.flatten();
+        Ok(writer.write_all(picture.unwrap_or_default().as_bytes())?)
+    };
+    let mut extra = vec![
         ExtraFile {
             name: MASK_FILE.to_owned(),
             contents: Extra::Write {
@@ -186,6 +198,15 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
             },
         },
     ];
+    if measures || handed_over.is_some() {
+        extra.push(ExtraFile {
+            name: agreement::PICTURE_FILE.to_owned(),
+            contents: Extra::Write {
+                bytes: 512 << 10,
+                write: Box::new(|pruned, writer| write_agreement(pruned, writer).map_err(&refuse)),
+            },
+        });
+    }
     let task = meter.task("writing the pruned copy", checkpoint.file_bytes(), true);
     let mut refusing_edit = |index: usize, stored: &mut [u8]| edit(index, stored).map_err(&refuse);
     let outcome = write_pruned(&checkpoint, &options.out, &mut refusing_edit, &extra, &task.counter());
@@ -230,6 +251,8 @@ struct Sidecar<'a> {
     end: u64,
     /// Of each matrix in layout order, once it was seen.
     seen: Vec<Option<Seen>>,
+    /// Of each matrix, how far the votes agree, if that was measured.
+    agreement: Vec<Option<f64>>,
 }
 
 /// One matrix of the [`Sidecar`].
@@ -246,11 +269,13 @@ impl<'a> Sidecar<'a> {
     fn begin(layout: &'a Layout, out: &'a Path, mask: &MaskFile<'_>) -> anyhow::Result<Self> {
         let file = tempfile::tempfile_in(folder_of(out)).with_context(|| context(out))?;
         let sections = MaskSections::new(mask.group(), mask.sparsity());
-        Ok(Self { layout, out, file, sections, end: 0, seen: vec![None; layout.matrices().len()] })
+        let matrices = layout.matrices().len();
+        Ok(Self { layout, out, file, sections, end: 0, seen: vec![None; matrices], agreement: vec![None; matrices] })
     }
 
-    fn keep(&mut self, index: usize, bits: &MatrixMask) -> anyhow::Result<()> {
+    fn keep(&mut self, index: usize, bits: &MatrixMask, agreement: Option<f64>) -> anyhow::Result<()> {
         let section = self.sections.section(&self.layout.matrices()[index], bits)?;
+        self.agreement[index] = agreement;
         let (start, bytes) = (self.end, section.len() as u64);
         self.file.write_all(&section).with_context(|| context(self.out))?;
         self.end += bytes;
@@ -261,6 +286,11 @@ impl<'a> Sidecar<'a> {
     fn mask_root(&self) -> anyhow::Result<Digest> {
         let digests = self.seen.iter().map(|seen| seen.map(|seen| seen.digest)).collect::<Option<Vec<_>>>();
         Ok(mask_root(self.layout.digest(), digests.context("some matrices were not seen")?))
+    }
+
+    /// How far the votes agree, once that was measured of every matrix.
+    fn agreement(&self) -> Option<Agreement> {
+        self.agreement.iter().copied().collect::<Option<Vec<f64>>>().map(Agreement::of)
     }
 
     fn pruned_weights(&self) -> u64 {

@@ -11,6 +11,7 @@ use crate::args::{AuditReportOptions, AuditShowOptions, AuditVerifyOptions};
 use crate::files::{check_new, create_document};
 use crate::output::tame;
 use crate::progress::{Meter, Task};
+use crate::version;
 
 /// The answer of `fedprune audit verify`.
 #[derive(Debug, Clone, Serialize)]
@@ -52,7 +53,8 @@ pub fn report(options: &AuditReportOptions, meter: &Meter) -> anyhow::Result<Pag
     check_new(&options.out)?;
     let report = audit(verify, meter, fedprune_audit::verify_and_measure)?;
     let overview = fedprune_audit::overview(&verify.transcript, Limits::default(), &report)?;
-    let brought = Brought { model: verify.model.is_some(), pruned: verify.pruned.is_some() };
+    let program = version::name();
+    let brought = Brought { program: &program, model: verify.model.is_some(), pruned: verify.pruned.is_some() };
     let page = &options.out;
     // no larger than the report, which is in memory
     let mut bytes = Vec::new();

@@ -13,20 +13,22 @@ use anyhow::{Context, bail};
 use fedprune_checkpoint::Checkpoint;
 use fedprune_federation::round::{Ballots, BosRule, Round, Sampling as RoundSampling, Strategy};
 use fedprune_federation::{Consortium, Height};
-use fedprune_mask::ballot::{Ballot, Encodings, VoteHeader, encode_ballot};
+use fedprune_mask::ballot::{Ballot, Encodings, VoteHeader, digest_of_bytes, encode_ballot};
 use fedprune_mask::weights::MatricesFrom;
 use fedprune_mask::{Digest, Layout, MatrixMask, NormVector, Tap};
 use fedprune_model::{Bos, Decoder, Sampling, Tokenizer, WindowRequest, Windows, calibration_windows};
 use fedprune_prune::{BlockPass, LocalPass, Recipe, forget_data_free, local_pass, windows_digest};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::mask_compute::{journal_path, open_journal};
 use super::mask_file::MappedFile;
 use super::{content_digest, decoder};
 use crate::args::ContributeOptions;
-use crate::files::{create_new, peak_memory_bytes, read_small};
+use crate::files::{create_new, peak_memory_bytes, read_small, replace_document};
 use crate::progress::Meter;
 
+/// Most bytes of a file that says what a ballot was made from.
+const MAX_SOURCE_BYTES: usize = 4 << 10;
 /// Longest path of a mask that is read from standard input, in bytes.
 const MAX_LINE_BYTES: u64 = 16 << 10;
 
@@ -38,9 +40,20 @@ struct Contribution {
     ballot: PathBuf,
     ballot_bytes: u64,
     calibration_tokens: u64,
+    /// Digest of the token windows that it was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calibration: Option<Digest>,
     seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     peak_memory_bytes: Option<u64>,
+}
+
+/// What lies beside a ballot, and never leaves.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct MadeFrom {
+    ballot: Digest,
+    /// Digest of the token windows.
+    calibration: Option<Digest>,
 }
 
 /// Nothing more than was said line by line.
@@ -106,7 +119,7 @@ pub(super) fn first_ballot(
     let mut silo = open(options, meter)?;
     silo.quietly = Some(1);
     let path = silo.ballot_path(0);
-    let calibration = silo.windows.as_ref().map(|windows| windows_digest(&windows.windows));
+    let calibration = silo.calibration();
     if path.symlink_metadata().is_ok() && is_stale(&path, calibration)? {
         std::fs::remove_file(&path).with_context(|| format!("cannot remove `{}`", path.display()))?;
     }
@@ -194,6 +207,29 @@ impl Silo<'_> {
         self.options.out.join(format!("height-{height:04}.ballot"))
     }
 
+    /// Digest of today's token windows.
+    fn calibration(&self) -> Option<Digest> {
+        self.windows.as_ref().map(|windows| windows_digest(&windows.windows))
+    }
+
+    /// Where it says what a ballot was made from.
+    fn source_path(&self, height: u32) -> PathBuf {
+        self.options.out.join(format!("height-{height:04}.from.json"))
+    }
+
+    /// Whether a ballot of an iterative round that lies there was made from today's text. What an approval says of later
+    /// ballots is which text they are made from: one that cannot be told that of is made again.
+    fn is_of_this_text(&self, height: u32) -> anyhow::Result<bool> {
+        let path = self.source_path(height);
+        if path.symlink_metadata().is_err() {
+            return Ok(false);
+        }
+        let from: Option<MadeFrom> = serde_json::from_slice(&read_small(&path, MAX_SOURCE_BYTES)?).ok();
+        let ballot = MappedFile::open(&self.ballot_path(height))?;
+        let now = MadeFrom { ballot: digest_of_bytes(ballot.bytes()), calibration: self.calibration() };
+        Ok(from == Some(now))
+    }
+
     fn header(&self, layout: &Layout) -> VoteHeader {
         let windows = self.windows.as_ref().map_or(&[][..], |windows| &windows.windows);
         let terms = self.round.terms();
@@ -229,12 +265,16 @@ impl Silo<'_> {
             Ballots::MaskOnly => Encodings::MaskOnly,
         };
         let weights = MatricesFrom { source: &self.checkpoint, first };
-        create_new(&self.ballot_path(height), |writer| {
+        let path = self.ballot_path(height);
+        create_new(&path, |writer| {
             encode_ballot(&self.header(layout), layout, norms, encodings, &weights, &mut |bytes| {
                 writer.write_all(bytes)
             })?;
             Ok(())
-        })
+        })?;
+        let ballot = digest_of_bytes(MappedFile::open(&path)?.bytes());
+        let from = serde_json::to_vec(&MadeFrom { ballot, calibration: self.calibration() })?;
+        replace_document(&self.source_path(height), &from)
     }
 
     /// Says that a ballot is there.
@@ -250,6 +290,7 @@ impl Silo<'_> {
             ballot,
             ballot_bytes,
             calibration_tokens: self.windows.as_ref().map_or(0, Windows::tokens),
+            calibration: self.calibration(),
             seconds: self.started.elapsed().as_secs_f64(),
             peak_memory_bytes: peak_memory_bytes(),
         })?;
@@ -305,6 +346,10 @@ impl Silo<'_> {
             let block_layout = self.round.layout_at(layout, Height(height))?;
             let block = height as usize;
             let first = layout.block(block).start;
+            let path = self.ballot_path(height);
+            if path.symlink_metadata().is_ok() && !self.is_of_this_text(height)? {
+                std::fs::remove_file(&path).with_context(|| format!("cannot remove `{}`", path.display()))?;
+            }
             if !self.is_written(height, &block_layout)? {
                 let norms = match &mut pass {
                     Some(pass) => {

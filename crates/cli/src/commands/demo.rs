@@ -56,6 +56,8 @@ pub struct DemoReport {
     seconds: f64,
     /// Commands to type next.
     look_further: Vec<String>,
+    /// Commands by which a member attests what came of it, and anybody checks that.
+    attest: Vec<String>,
 }
 
 /// One silo.
@@ -119,6 +121,7 @@ pub fn run(options: &DemoOptions, meter: &Meter) -> anyhow::Result<DemoReport> {
     };
     let transcript = report.silos.iter().find_map(|silo| silo.transcript.clone()).unwrap_or_default();
     let look_further = demo.suggestions(&pruned, &transcript, report.consortium, round);
+    let attest = demo.attestations(&transcript, &pruned);
     Ok(DemoReport {
         perplexity,
         sparsity: options.sparsity,
@@ -130,6 +133,7 @@ pub fn run(options: &DemoOptions, meter: &Meter) -> anyhow::Result<DemoReport> {
         seconds: started.elapsed().as_secs_f64(),
         folder,
         look_further,
+        attest,
     })
 }
 
@@ -180,7 +184,13 @@ impl Demo<'_> {
     }
 
     fn apply(&self, mask: &Path, out: &Path) -> anyhow::Result<f64> {
-        let options = ApplyOptions { model: self.model(), mask: mask.to_owned(), out: out.to_owned(), scale: None };
+        let options = ApplyOptions {
+            model: self.model(),
+            mask: mask.to_owned(),
+            out: out.to_owned(),
+            scale: None,
+            agreement: None,
+        };
         apply::run(&options, self.meter)?;
         self.perplexity(out)
     }
@@ -246,8 +256,31 @@ impl Demo<'_> {
                 "{program} eval perplexity --model {pruned} --data {} --seqlen {SEQUENCE_TOKENS}",
                 shell(&self.held_out())
             ),
-            format!("{program} node status --home {}", shell(&self.folder.join("homes").join(SILOS[0].0))),
+            format!("{program} node status --home {}", shell(&self.home())),
         ]
+    }
+
+    /// How one member attests the pruned model and the round in forms of others, and how that is checked.
+    fn attestations(&self, transcript: &Path, pruned: &Path) -> Vec<String> {
+        let (program, name, home) = (program(), SILOS[0].0, shell(&self.home()));
+        let signature = shell(&self.folder.join(format!("{name}.sig")));
+        let result = shell(&self.folder.join(format!("{name}-result.json")));
+        let consortium = shell(&self.folder.join("consortium.toml"));
+        let (model, transcript, pruned) = (shell(&self.model()), shell(transcript), shell(pruned));
+        vec![
+            format!("{program} attest model {pruned} --home {home} --out {signature}"),
+            format!("{program} attest verify {signature} --consortium {consortium} --pruned {pruned}"),
+            format!(
+                "{program} attest result --home {home} --transcript {transcript} --model {model} --pruned {pruned} \
+                 --out {result}"
+            ),
+            format!("{program} attest verify {result} --consortium {consortium} --pruned {pruned} --threshold 1"),
+        ]
+    }
+
+    /// The folder of one of the members.
+    fn home(&self) -> PathBuf {
+        self.folder.join("homes").join(SILOS[0].0)
     }
 }
 
@@ -298,10 +331,11 @@ impl DemoReport {
             .collect();
         let holding = self.silos.iter().filter(|silo| silo.mask_root == self.global_mask_root).count();
         let verified = self.silos.iter().filter(|silo| silo.audit == self.audit).count();
-        let look_further: String = self.look_further.iter().map(|command| format!("\n  {command}")).collect();
+        let typed = |commands: &[String]| commands.iter().map(|command| format!("\n  {command}")).collect::<String>();
         format!(
             "{} nodes, processes of this machine; sparsity {}\n\n{}\n{holding}/{} silos hold global mask {}\n\n{}\n{}\n\n\
-             look further (everything is in {}):{look_further}",
+             look further (everything is in {}):{}\n\n\
+             attest it, as a member does in forms that programs of others check:{}",
             self.silos.len(),
             self.sparsity,
             table(&["silo", "text", "ballot", "seconds", "sent", "global mask", "perplexity alone"], &rows),
@@ -317,6 +351,8 @@ impl DemoReport {
             ]),
             self.verdict(),
             shell(&self.folder),
+            typed(&self.look_further),
+            typed(&self.attest),
         )
     }
 }

@@ -31,6 +31,8 @@ pub mod mask_show;
 #[cfg(feature = "silo")]
 pub mod model_devices;
 #[cfg(feature = "silo")]
+pub mod model_fetch;
+#[cfg(feature = "silo")]
 pub mod model_import;
 #[cfg(feature = "silo")]
 pub mod model_inspect;
@@ -55,6 +57,8 @@ pub mod testnet;
 #[cfg(feature = "federation")]
 pub mod watch;
 
+#[cfg(feature = "silo")]
+mod agreement;
 #[cfg(feature = "federation")]
 mod approvals;
 #[cfg(feature = "federation")]

@@ -6,8 +6,10 @@ use std::path::Path;
 use fedprune_checkpoint::Checkpoint;
 use fedprune_mask::Digest;
 
+use super::agreement;
 use super::recipe::{PICTURE_FILE, RECIPE_FILE};
 use crate::output::{count, percent};
+use crate::version;
 
 /// What the card says.
 pub(crate) struct ModelCard<'a> {
@@ -20,6 +22,8 @@ pub(crate) struct ModelCard<'a> {
     pub pruned_weights: u64,
     /// (kind, pruned, of how many).
     pub pruned_by_kind: &'a [(String, u64, u64)],
+    /// How far the votes agree, and what votes drawn at random would come to.
+    pub agreement: Option<(f64, f64)>,
     pub mask_file: &'a str,
     /// The folder that the card goes into.
     pub out: &'a Path,
@@ -52,11 +56,11 @@ impl ModelCard<'_> {
              # {name}\n\n`{base}`, pruned. \
              {} of the {} weights of its linear layers ({share}) are zero; embeddings, norms, biases and head are \
              unchanged.{} The files are as large as before, and no faster without kernels for sparse weights.\n\
-             Made with fedprune {}.\n\n",
+             Made with {}.\n\n",
             count(self.pruned_weights),
             count(layout.weights()),
             if self.scaled { " Kept weights are scaled by the share of silos that would keep them." } else { "" },
-            env!("CARGO_PKG_VERSION"),
+            version::name(),
         );
         let _ = writeln!(text, "| recipe | |\n|---|---|");
         for (name, value) in &self.recipe {
@@ -76,9 +80,18 @@ impl ModelCard<'_> {
             let share = percent(*pruned, *weights);
             let _ = writeln!(text, "| `{kind}` | {} | {} | {share} |", count(*pruned), count(*weights));
         }
+        let agreement = self.agreement.map_or_else(String::new, |(votes, chance)| {
+            format!(
+                "![agreement of the votes by block and matrix]({})\n\nOf weights and pairs of votes, {:.1} % say the same; votes \
+                 drawn at random would in {:.1} %.\n\n",
+                agreement::PICTURE_FILE,
+                votes * 100.0,
+                chance * 100.0
+            )
+        });
         let _ = write!(
             text,
-            "\n![share of zeros by block and matrix]({PICTURE_FILE})\n\n`{}` holds the mask, `{RECIPE_FILE}` how to make all this \
+            "\n![share of zeros by block and matrix]({PICTURE_FILE})\n\n{agreement}`{}` holds the mask, `{RECIPE_FILE}` how to make all this \
              again. The folder loads as the base model does:\n\n\
              ```python\nfrom transformers import AutoModelForCausalLM\n\
              model = AutoModelForCausalLM.from_pretrained(\"{name}\")\n```\n\n\

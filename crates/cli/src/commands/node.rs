@@ -19,11 +19,11 @@ use crate::files::{absolute, program, shell};
 use crate::interrupt::{self, Stopped};
 use crate::logging;
 use crate::output::{Report, bytes, facts, tame};
+use crate::version;
 
 /// What this program calls itself to others.
 pub(super) fn version() -> anyhow::Result<ProgramName> {
-    ProgramName::new(concat!("fedprune ", env!("CARGO_PKG_VERSION")))
-        .context("this program's version cannot be told to others")
+    ProgramName::new(&version::name()).context("this program's version cannot be told to others")
 }
 
 /// How often a signal is looked for.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use fedprune_federation::policy::{BallotFacts, PolicyRefusal, Refused};
 use fedprune_federation::{Approval, Height, RoundId};
+use fedprune_mask::Digest;
 use fedprune_mask::ballot::{Ballot, BallotHeader, digest_of_bytes};
 use fedprune_node::run::{Gate, OwnBallot};
 use fedprune_node::storage::home::{Home, Part};
@@ -83,7 +84,7 @@ pub(super) fn ask_before(
     let known = ballot.map(Path::to_owned).unwrap_or_else(|| folder.folder().join("contribution/height-0000.ballot"));
     if known.is_file() && !folder.wal().exists() {
         let bytes = MappedFile::open(&known)?;
-        asked.approved(Height(0), digest_of_bytes(bytes.bytes()))?;
+        asked.approved(Height(0), digest_of_bytes(bytes.bytes()), None)?;
     }
     Ok(Gate(Arc::new(move |ballot: &OwnBallot<'_>| asked.ask(ballot))))
 }
@@ -98,34 +99,43 @@ fn previewed_unless_begun(folder: &fedprune_node::storage::home::RoundFolder) ->
 }
 
 impl Asked {
-    /// Whether this is the ballot that was approved, where one was.
-    fn approved(&self, height: Height, digest: fedprune_mask::Digest) -> Result<(), PolicyRefusal> {
-        let named = self.approval.as_ref().and_then(|approval| approval.ballot);
-        match named {
-            Some(named) if height == Height(0) && named != digest => Err(PolicyRefusal {
-                file: self.file.clone(),
-                refused: vec![Refused {
-                    rule: "approval",
-                    line: 0,
-                    allowed: format!("names ballot {}", named.short()),
-                    found: format!(
-                        "ballot {} would be sent: text, model or settings are not those of the preview; make another preview \
-                         and approve it",
-                        digest.short()
-                    ),
-                }],
-            }),
-            _ => Ok(()),
-        }
+    /// Whether this is the ballot that was approved, where one was. Later ballots of an iterative round depend on what
+    /// is agreed on before them, so that nobody saw them: of those, what was approved is the text.
+    fn approved(&self, height: Height, digest: Digest, calibration: Option<Digest>) -> Result<(), PolicyRefusal> {
+        let Some(Approval { ballot: Some(named), calibration: text, .. }) = &self.approval else { return Ok(()) };
+        let short = |text: &Option<Digest>| text.map_or_else(|| "no text".to_owned(), |text| text.short().to_string());
+        let (allowed, found) = if height == Height(0) && *named != digest {
+            (
+                format!("names ballot {}", named.short()),
+                format!(
+                    "ballot {} would be sent: text, model or settings are not those of the preview; make another preview \
+                     and approve it",
+                    digest.short()
+                ),
+            )
+        } else if height != Height(0) && *text != calibration {
+            (
+                format!("names the text (token windows {})", short(text)),
+                format!(
+                    "the ballot of height {height} is made from another ({}): give the text of the preview with --data; it \
+                     was not signed, and the same command goes on",
+                    short(&calibration)
+                ),
+            )
+        } else {
+            return Ok(());
+        };
+        let refused = vec![Refused { rule: "approval", line: 0, allowed, found }];
+        Err(PolicyRefusal { file: self.file.clone(), refused })
     }
 
     /// Whether this is the preview that was approved, where one was.
-    fn shows(&self, preview: fedprune_mask::Digest) -> bool {
+    fn shows(&self, preview: Digest) -> bool {
         self.approval.as_ref().and_then(|approval| approval.preview).is_none_or(|named| named == preview)
     }
 
     fn ask(&self, own: &OwnBallot<'_>) -> Result<(), PolicyRefusal> {
-        self.approved(own.height, own.digest)?;
+        self.approved(own.height, own.digest, own.calibration)?;
         let Some(site) = &self.site else { return Ok(()) };
         let ballot = match Ballot::parse(own.bytes, own.layout) {
             Ok(ballot) => ballot,

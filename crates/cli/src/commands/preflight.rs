@@ -23,6 +23,7 @@ use crate::exit;
 use crate::files::{program, shell};
 use crate::output::{chain, tame};
 use crate::progress::Meter;
+use crate::version;
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -157,7 +158,7 @@ fn typed(options: &PreflightOptions) -> String {
 
 fn versions() -> Check {
     let protocol = fedprune_federation::wire::VERSION;
-    Check::ok("versions", format!("fedprune {}, protocol {protocol}", env!("CARGO_PKG_VERSION")))
+    Check::ok("versions", format!("{}, protocol {protocol}", version::name()))
 }
 
 /// Home, key, consortium, round: what is missing comes before what follows from it.

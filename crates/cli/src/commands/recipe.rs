@@ -10,6 +10,7 @@ use fedprune_mask::{Digest, Matrix};
 
 use super::mask_file::MaskFile;
 use super::model_card::matrix_kind;
+use crate::version;
 
 /// Name of the recipe in a pruned folder.
 pub(super) const RECIPE_FILE: &str = "pruning-recipe.toml";
@@ -42,10 +43,10 @@ impl Recipe<'_> {
             text,
             "# How this model was made, and how to make it again. Digests are BLAKE3; `fedprune model inspect` and\n\
              # `fedprune mask show` print them. BASE is the base model's folder.\n\n\
-             program = \"fedprune {}\"\n\
+             program = \"{}\"\n\
              base_model = \"{}\"\nlayout = \"{}\"\nmask_root = \"{}\"\npruned_model = \"{}\"\n\
              sparsity = \"{}\"\ngroup = \"{}\"\nscaling = \"{}\"\n",
-            env!("CARGO_PKG_VERSION"),
+            version::name(),
             self.base_digest,
             self.layout_digest,
             self.mask_root,
@@ -160,7 +161,7 @@ pub(super) fn picture(matrices: &[(&Matrix, u64)]) -> String {
 }
 
 /// Names come from files: only what cannot break the picture is repeated.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).collect()
 }
 

@@ -79,7 +79,7 @@ pub fn run(options: &StudyRunOptions, meter: &Meter) -> anyhow::Result<Box<dyn c
         Ok(())
     };
     let keep = |results: &Results| fedprune_study::files::write_results(&options.out, results);
-    let version = format!("fedprune {}", env!("CARGO_PKG_VERSION"));
+    let version = crate::version::name();
     let run_options =
         RunOptions { folder: &options.out, program: &version, decoder: &decoder, progress: &progress, results: &keep };
     if options.check {

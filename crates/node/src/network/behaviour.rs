@@ -73,7 +73,7 @@ pub(super) fn build(
     // greetings say all that members need; what a node sees of another's address is for those behind routers
     let identifies = config.options.relay || config.options.dcutr || config.options.autonat;
     let identify = identify::Config::new("/fedprune/1".to_owned(), keypair.public())
-        .with_agent_version(concat!("fedprune/", env!("CARGO_PKG_VERSION")).to_owned());
+        .with_agent_version(config.program.to_string().replace(' ', "/"));
     let ping = ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT);
     let asks = AskCodec { request_bytes: ASK_BYTES, answer_bytes: ANSWER_BYTES, patience: Patience::default() };
     let chunks = ChunkCodec { answer_bytes: CHUNK_ANSWER_BYTES, patience: Patience::default() };

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use fedprune_mask::Digest;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
@@ -19,6 +20,9 @@ use super::work::Work;
 pub(super) struct Announced {
     pub(super) height: u32,
     pub(super) ballot: PathBuf,
+    /// Digest of the token windows that it was made from.
+    #[serde(default)]
+    pub(super) calibration: Option<Digest>,
 }
 
 /// The process that computes our ballots.

@@ -14,7 +14,7 @@ use super::child::run_to_end;
 use super::config::{FailPoint, die};
 use super::driver::{Parts, sets_of};
 use super::error::NodeError;
-use super::model::{BallotSet, RoundModel};
+use super::model::{BallotSet, GlobalMask, RoundModel};
 use super::work::Conclusion;
 use crate::network::Split;
 use crate::storage::blobs::BlobStore;
@@ -77,7 +77,7 @@ impl ConcludeInputs {
             base: parts.config.model.clone(),
             summary: Summary {
                 written_by: parts.name.clone(),
-                program: concat!("fedprune ", env!("CARGO_PKG_VERSION")).to_owned(),
+                program: parts.config.version.to_string(),
                 sent_bytes: sent.total(),
                 received_bytes: received.total(),
                 seconds,
@@ -135,7 +135,7 @@ pub(super) async fn conclude(inputs: ConcludeInputs) -> Result<Conclusion, NodeE
             blocking(move || Ok(here.model.global_mask(&here.blobs, &here.sets, agreed, &here.round_folder)?)).await?;
         mask_root = Some(mask.root);
         if inputs.fail_at == Some(FailPoint::MidApply) {
-            let arguments = apply_arguments(&inputs, &mask.path);
+            let arguments = apply_arguments(&inputs, &mask);
             tokio::spawn(async move {
                 tokio::time::sleep(std::time::Duration::from_millis(60)).await;
                 die();
@@ -145,7 +145,7 @@ pub(super) async fn conclude(inputs: ConcludeInputs) -> Result<Conclusion, NodeE
         }
         // a folder there is complete: it gets its name when it is
         if std::fs::symlink_metadata(&inputs.out).is_err() {
-            run_to_end(&inputs.program, &apply_arguments(&inputs, &mask.path)).await.map_err(NodeError::Apply)?;
+            run_to_end(&inputs.program, &apply_arguments(&inputs, &mask)).await.map_err(NodeError::Apply)?;
         }
         pruned = Some(inputs.out.clone());
     }
@@ -154,16 +154,19 @@ pub(super) async fn conclude(inputs: ConcludeInputs) -> Result<Conclusion, NodeE
     Ok(Conclusion { mask_root, transcript: inputs.transcript.clone(), pruned })
 }
 
-fn apply_arguments(inputs: &ConcludeInputs, mask: &Path) -> Vec<std::ffi::OsString> {
+fn apply_arguments(inputs: &ConcludeInputs, mask: &GlobalMask) -> Vec<std::ffi::OsString> {
     let mut arguments: Vec<std::ffi::OsString> = vec!["--quiet".into(), "apply".into()];
     for (name, path) in [("--model=", &inputs.base), ("--out=", &inputs.out)] {
         let mut word = std::ffi::OsString::from(name);
         word.push(path);
         arguments.push(word);
     }
-    let mut word = std::ffi::OsString::from("--mask=");
-    word.push(mask);
-    arguments.push(word);
+    let files = [("--mask=", Some(&mask.path)), ("--agreement=", mask.agreement.as_ref())];
+    for (name, path) in files.into_iter().filter_map(|(name, path)| Some((name, path?))) {
+        let mut word = std::ffi::OsString::from(name);
+        word.push(path);
+        arguments.push(word);
+    }
     if inputs.model.round.terms().scaling == Scaling::Support {
         arguments.push("--scale=support".into());
     }

@@ -83,6 +83,8 @@ pub struct OwnBallot<'a> {
     pub height: Height,
     /// BLAKE3 of its bytes.
     pub digest: Digest,
+    /// Digest of the token windows that it was made from, where this node had it computed.
+    pub calibration: Option<Digest>,
     /// As they are stored, and would be sent.
     pub bytes: &'a [u8],
     /// The layout of that height.

@@ -19,10 +19,11 @@ use fedprune_federation::machine::{Effect, Input, Machine, Outcome, Record, set_
 use fedprune_federation::round::Strategy;
 use fedprune_federation::wire::{self, Content};
 use fedprune_federation::{BallotHeader, Height, MemberIndex, SignatureChecked};
+use fedprune_mask::Digest;
 use tokio::sync::mpsc;
 
 use super::catalogue::Catalogue;
-use super::child::{Contributor, contribute_arguments};
+use super::child::{Announced, Contributor, contribute_arguments};
 use super::config::{FailPoint, NodeConfig, STATUS_INTERVAL, die};
 use super::error::NodeError;
 use super::events::NodeEvent;
@@ -98,7 +99,7 @@ pub(super) struct Driver<'a> {
     contributor: Option<Contributor>,
     contributor_failed: Option<String>,
     /// Ballots that the contributing process has written and that are not signed yet.
-    announced: BTreeMap<u32, PathBuf>,
+    announced: BTreeMap<u32, Announced>,
     computing: Option<Height>,
     /// Heights whose mask the contributing process was told.
     told_masks: u32,
@@ -382,12 +383,12 @@ impl<'a> Driver<'a> {
             return;
         }
         if let Some(ballot) = self.parts.config.ballot.clone() {
-            self.import(height, ballot);
+            self.import(height, ballot, None);
             return;
         }
         self.say(&NodeEvent::Computing { height: height.0 });
-        if let Some(path) = self.announced.remove(&height.0) {
-            self.import(height, path);
+        if let Some(announced) = self.announced.remove(&height.0) {
+            self.import(height, announced.ballot, announced.calibration);
             return;
         }
         if self.contributor.is_none() {
@@ -405,14 +406,14 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn import(&self, height: Height, path: PathBuf) {
+    fn import(&self, height: Height, path: PathBuf, calibration: Option<Digest>) {
         let (blobs, model) = (Arc::clone(&self.parts.blobs), Arc::clone(&self.parts.model));
         let gate = self.parts.config.gate.clone();
         self.spawn(move || {
             let imported = blobs.import_file(&path).map_err(NodeError::from);
             let result = imported.and_then(|(body, bytes)| {
                 // asked about the bytes in the store, which are those that would be sent
-                model.ask(gate.as_ref(), &blobs, height, body).map(|()| (body, bytes))
+                model.ask(gate.as_ref(), &blobs, height, (body, calibration)).map(|()| (body, bytes))
             });
             Work::Imported { height, result }
         });

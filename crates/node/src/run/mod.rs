@@ -52,7 +52,7 @@ pub use model::ModelError;
 pub use status::{Status, StatusError};
 
 use crate::limits::STORED_BALLOTS_PER_MEMBER;
-use crate::network::{Greeting, Network, NetworkConfig, Peer, ProgramName};
+use crate::network::{Greeting, Network, NetworkConfig, Peer};
 use crate::observe::{Addresses, Endpoints, MemberRow, Snapshot};
 use crate::storage::blobs::BlobStore;
 use crate::storage::home::{Home, Part};
@@ -66,8 +66,8 @@ use model::RoundModel;
 /// An honest node has none. Members that lie, in tests, are programs of their own that put something here.
 pub trait Outgoing: Send {
     /// What the member says of itself before anything else, instead of this.
-    fn introduce(&mut self, greeting: Greeting, program: ProgramName) -> (Greeting, ProgramName) {
-        (greeting, program)
+    fn introduce(&mut self, greeting: Greeting) -> Greeting {
+        greeting
     }
 
     /// The node runs; whatever else the member does with its network begins here.
@@ -223,9 +223,9 @@ pub async fn run_behind(
         model: base_model,
         instance: instance()?,
     };
-    let (greeting, program) = match &mut outgoing {
-        Some(outgoing) => outgoing.introduce(greeting, config.version.clone()),
-        None => (greeting, config.version.clone()),
+    let greeting = match &mut outgoing {
+        Some(outgoing) => outgoing.introduce(greeting),
+        None => greeting,
     };
     let network_config = NetworkConfig {
         peer_key_seed: *identity.peer_key.to_seed(),
@@ -233,7 +233,7 @@ pub async fn run_behind(
         peers: peers.collect(),
         listen,
         greeting,
-        program,
+        program: config.version.clone(),
         options: config.options,
     };
     let (network, events) = {

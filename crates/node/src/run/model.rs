@@ -13,10 +13,10 @@ use fedprune_federation::round::Strategy;
 use fedprune_federation::{BallotHeader, Height, MemberIndex, Ratified, Round, SignatureChecked, Validated};
 use fedprune_mask::ballot::{EncodeError, MaskHeader, encode_mask};
 use fedprune_mask::matrix_mask::mask_root;
-use fedprune_mask::tally::agreement::share;
+use fedprune_mask::tally::agreement::{Agreement, share};
 use fedprune_mask::tally::{Tally, TallyError, Voter, encode_tally};
 use fedprune_mask::weights::{MatricesFrom, MatrixSource};
-use fedprune_mask::{Ballot, Digest, Layout, WeightsView};
+use fedprune_mask::{Ballot, Digest, Layout, Matrix, WeightsView};
 
 use super::config::{Gate, OwnBallot};
 use super::error::NodeError;
@@ -82,6 +82,8 @@ pub enum ModelError {
 pub struct GlobalMask {
     pub(super) path: PathBuf,
     pub(super) root: Digest,
+    /// How far votes agree, where the mask has none in it.
+    pub(super) agreement: Option<PathBuf>,
 }
 
 /// Weights of one height and the ballots read beside them: what is done with is given back to the system, so that
@@ -149,7 +151,7 @@ impl RoundModel {
         gate: Option<&Gate>,
         blobs: &BlobStore,
         height: Height,
-        digest: Digest,
+        (digest, calibration): (Digest, Option<Digest>),
     ) -> Result<(), NodeError> {
         let (layout, weights) = self.at(height)?;
         let body = blobs.open_mapped(&digest)?;
@@ -159,7 +161,7 @@ impl RoundModel {
         let weights = Releasing { weights, bodies: std::slice::from_ref(&body) };
         check_body(&ballot, self.round.terms(), &weights).map_err(|error| foreign(chain(&error)))?;
         let Some(gate) = gate else { return Ok(()) };
-        (gate.0)(&OwnBallot { height, digest, bytes: &body, layout }).map_err(NodeError::Refused)
+        (gate.0)(&OwnBallot { height, digest, calibration, bytes: &body, layout }).map_err(NodeError::Refused)
     }
 
     /// Counts ballots that were found valid. Of an iterative round the mask is kept, for the next height.
@@ -200,21 +202,43 @@ impl RoundModel {
         height: Height,
         ballots: &[(MemberIndex, Digest)],
     ) -> Result<Vec<(u32, f64)>, ModelError> {
+        let mut of_blocks = BTreeMap::<u32, (u128, u32, u64)>::new();
+        for (block, of) in self.agreements(blobs, height, ballots)? {
+            let (differing, votes, all) = of_blocks.entry(block).or_default();
+            *differing = differing.saturating_add(of.differing);
+            *all = all.saturating_add(of.weights);
+            *votes = of.votes;
+        }
+        let share = |(differing, votes, all): (u128, u32, u64)| share(differing, votes, u128::from(all));
+        Ok(of_blocks.into_iter().map(|(block, sums)| (block, share(sums))).collect())
+    }
+
+    /// The same of each matrix of a height, with its block.
+    fn agreements(
+        &self,
+        blobs: &BlobStore,
+        height: Height,
+        ballots: &[(MemberIndex, Digest)],
+    ) -> Result<Vec<(u32, Agreement)>, ModelError> {
         self.with_tally(blobs, height, ballots, |tally, layout, weights| {
-            let mut of_blocks = BTreeMap::<u32, (u128, u64)>::new();
-            for (index, matrix) in layout.matrices().iter().enumerate() {
+            let matrices = layout.matrices().iter().enumerate();
+            let of = |(index, matrix): (usize, &Matrix)| -> Result<(u32, Agreement), ModelError> {
                 let counts = tally.counts(index, weights.matrix(index))?;
                 weights.done_with(index);
-                let (differing, all) = of_blocks.entry(matrix.block).or_default();
-                *differing = differing.saturating_add(counts.agreement().differing);
-                *all = all.saturating_add(matrix.weights());
-            }
-            let votes = tally.total_weight();
-            Ok(of_blocks
-                .into_iter()
-                .map(|(block, (differing, all))| (block, share(differing, votes, u128::from(all))))
-                .collect())
+                Ok((matrix.block, counts.agreement()))
+            };
+            matrices.map(of).collect()
         })
+    }
+
+    /// Writes how far the ballots of all heights of an iterative round agree: its mask has no votes in it any more.
+    fn write_agreement(&self, blobs: &BlobStore, sets: &[BallotSet], path: &Path) -> Result<(), ModelError> {
+        let mut shares = Vec::with_capacity(self.checkpoint.layout().matrices().len());
+        for BallotSet { height, ballots, .. } in sets {
+            shares.extend(self.agreements(blobs, *height, ballots)?.iter().map(|(_, of)| of.share()));
+        }
+        let document = serde_json::json!({ "layout": self.checkpoint.layout().digest(), "agreement": shares });
+        write_new(path, |writer| writer.write_all(document.to_string().as_bytes()).map_err(Written::Io))
     }
 
     /// The agreed mask of one height of an iterative round, for `mask contribute`.
@@ -275,7 +299,7 @@ impl RoundModel {
                     encode_tally(tally, root, &mut |bytes| writer.write_all(bytes)).map(|_| ()).map_err(Written::Io)
                 })
             })?;
-            return Ok(GlobalMask { path, root });
+            return Ok(GlobalMask { path, root, agreement: None });
         }
         let mut masks = Vec::with_capacity(sets.len());
         let mut header = None;
@@ -317,7 +341,9 @@ impl RoundModel {
             Ok(mask)
         };
         write_new(&path, |writer| encode(&header, layout, &mut derive, writer))?;
-        Ok(GlobalMask { path, root: mask_root(layout.digest(), digests) })
+        let agreement = folder.join("agreement.json");
+        self.write_agreement(blobs, sets, &agreement)?;
+        Ok(GlobalMask { path, root: mask_root(layout.digest(), digests), agreement: Some(agreement) })
     }
 }
 

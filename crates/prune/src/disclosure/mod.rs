@@ -35,7 +35,7 @@ use fedprune_mask::{Group, Layout, NormVector, Pruner, Tap};
 
 pub use inputs::TokenInputs;
 pub use masks::MaskedMatrix;
-pub use score::{Frequencies, Score};
+pub use score::{Apart, Frequencies, Score};
 
 use least_squares::{Bounds, Columns};
 
@@ -71,6 +71,8 @@ pub struct Recovery {
     pub guesses: Vec<Guess>,
     /// What the norms were read from.
     pub read_from: ReadFrom,
+    /// The strength of each channel as it was read, up to a common factor.
+    pub norms: Vec<f64>,
     /// Root mean square of what stays unexplained of each channel, relative to that channel.
     pub residual: f64,
     /// Passes over the embeddings.
@@ -207,7 +209,7 @@ fn recover_from_norms(
         .map(|(token, value)| Guess { token, share: if total > 0.0 { value / total } else { 0.0 } })
         .collect();
     guesses.sort_by(|a, b| b.share.total_cmp(&a.share).then(a.token.cmp(&b.token)));
-    Ok(Recovery { guesses, read_from, residual: solution.residual, passes: solution.passes })
+    Ok(Recovery { guesses, read_from, norms: norms.to_vec(), residual: solution.residual, passes: solution.passes })
 }
 
 /// x² of every token, channel by channel relative to what is to be explained.

@@ -76,3 +76,24 @@ impl Score {
         }
     }
 }
+
+/// How far norms that were worked out are from those of the text, each relative to itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Apart {
+    /// Of half the channels no more than this.
+    pub median: f64,
+    /// Of none more than this.
+    pub largest: f64,
+}
+
+impl Apart {
+    /// Up to a common factor, which is never told. Nothing where there is no channel to compare.
+    pub fn of(worked_out: &[f64], truth: &[f64]) -> Option<Self> {
+        let both = worked_out.iter().zip(truth).filter(|(norm, truth)| **norm > 0.0 && **truth > 0.0);
+        let ratios: Vec<f64> = both.map(|(norm, truth)| (norm / truth).ln()).collect();
+        let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
+        let mut apart: Vec<f64> = ratios.iter().map(|ratio| (ratio - mean).abs()).collect();
+        apart.sort_by(f64::total_cmp);
+        Some(Self { median: *apart.get(apart.len() / 2)?, largest: *apart.last()? })
+    }
+}

@@ -1,7 +1,7 @@
 //! Perplexity, on a logarithmic axis, by something: series of points with error bars, and a legend beside them.
 
 use super::FigureError;
-use super::canvas::{Anchor, Canvas, Look, Mark};
+use fedprune_figures::canvas::{Anchor, Canvas, Look, Mark};
 
 /// A mean with its standard deviation.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,15 +1,16 @@
 //! Pictures of results, as SVG and PNG: each from one drawing, in black and white, and the same for the same results.
 
-mod canvas;
 mod chart;
-mod heat;
+mod png;
 #[cfg(test)]
 mod tests;
 
 use crate::cells::{Cell, Spread, cells, main_silos, same_text};
-use crate::results::{Method, ModelResults, Results, Scaling, Silos, Split, Strategy};
-use canvas::{Look, Mark};
+use crate::results::{MatrixProfile, Method, ModelResults, Results, Scaling, Silos, Split, Strategy};
 use chart::{Axis, Chart, Point, Series};
+pub use fedprune_figures::FigureError;
+use fedprune_figures::canvas::{Look, Mark};
+use fedprune_figures::heat;
 use fedprune_mask::Group;
 
 /// A picture.
@@ -25,14 +26,6 @@ pub struct Figure {
     pub png: Vec<u8>,
 }
 
-/// A figure could not be drawn.
-#[derive(Debug, thiserror::Error)]
-pub enum FigureError {
-    /// The plotting library failed.
-    #[error("the plotting library failed: {0}")]
-    Draw(String),
-}
-
 /// Draws every figure that the results have something for.
 ///
 /// # Errors
@@ -44,7 +37,7 @@ pub fn draw(results: &Results) -> Result<Vec<Figure>, FigureError> {
         let prefix = if several { format!("{}-", number + 1) } else { String::new() };
         let mut add = |name: &str, caption: String, svg: Option<String>| -> Result<(), FigureError> {
             if let Some(svg) = svg {
-                figures.push(Figure { name: format!("{prefix}{name}"), caption, png: canvas::png(&svg)?, svg });
+                figures.push(Figure { name: format!("{prefix}{name}"), caption, png: png::png(&svg)?, svg });
             }
             Ok(())
         };
@@ -99,12 +92,16 @@ pub fn draw(results: &Results) -> Result<Vec<Figure>, FigureError> {
                 profile.from.sparsity,
                 profile.seed
             );
+            let cells_of = |share: fn(&MatrixProfile) -> f64| {
+                let matrices = profile.matrices.iter();
+                matrices.map(|of| heat::Cell { block: of.block, kind: &of.kind, share: share(of) }).collect::<Vec<_>>()
+            };
             add(
                 "agreement",
                 format!(
                     "Share of weights on which two silos agree, mean over pairs of silos, by block and layer type; {of}."
                 ),
-                heat::map(&title("Agreement between silos, %"), &profile.matrices, |matrix| matrix.agreement)?,
+                heat::map(&title("Agreement between silos, %"), &cells_of(|matrix| matrix.agreement))?,
             )?;
             add(
                 "energy-lost",
@@ -112,7 +109,7 @@ pub fn draw(results: &Results) -> Result<Vec<Figure>, FigureError> {
                     "Share of the output's energy that the global mask takes, were the inputs uncorrelated, by block and \
                      layer type; {of}."
                 ),
-                heat::map(&title("Output energy lost, %"), &profile.matrices, |matrix| matrix.energy_lost)?,
+                heat::map(&title("Output energy lost, %"), &cells_of(|matrix| matrix.energy_lost))?,
             )?;
         }
     }

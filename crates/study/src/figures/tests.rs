@@ -1,6 +1,6 @@
 use super::*;
 use crate::report::markdown;
-use crate::results::{EvaluationFacts, MatrixProfile, ModelFacts, Profile, Record, Together};
+use crate::results::{EvaluationFacts, ModelFacts, Profile, Record, Together};
 use fedprune_mask::Digest;
 use fedprune_mask::score::Pruner;
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use fedprune_attest::AttestationPublicKey;
 use fedprune_federation::consortium::succession::difference;
 use fedprune_federation::{Consortium, ConsortiumId, Draft, Ratified, VerifyingKey};
 use serde::Serialize;
@@ -9,6 +10,9 @@ use serde::Serialize;
 use crate::commands::peer_id::peer_id;
 use crate::files::program;
 use crate::output::{facts, table, tame};
+
+/// Digits of an attestation key's digest that a table has room for; all of them are in JSON.
+const HINT_CHARS: usize = 16;
 
 /// The answer of `fedprune consortium add`, `sign` and `show`.
 #[derive(Debug, Serialize)]
@@ -94,6 +98,12 @@ struct MemberRow {
     peer_key: VerifyingKey,
     peer_id: String,
     addresses: Vec<String>,
+    /// By which it signs pruned models, in PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attestation_key: Option<String>,
+    /// SHA-256 of that PEM, by which a signature of a pruned model names its key; absent if it is no such key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attestation_key_sha256: Option<String>,
     signed: bool,
     /// Whether it must sign: in a change those that stay as they were need not.
     must_sign: bool,
@@ -138,6 +148,8 @@ impl ConsortiumReport {
                     peer_key: member.peer_key,
                     peer_id: peer_id(&member.peer_key),
                     addresses: member.addresses.clone(),
+                    attestation_key: member.attestation_key.clone(),
+                    attestation_key_sha256: member.attestation_key.as_deref().and_then(hint),
                     signed: signed.contains(&member.name),
                     must_sign: entering.contains(&index),
                 })
@@ -219,7 +231,12 @@ impl ConsortiumReport {
                     (false, true) => "no",
                     (false, false) => "stays",
                 };
-                vec![member.name.clone(), signed.to_owned(), member.signing_key.to_string(), addresses]
+                let attests = match (&member.attestation_key, &member.attestation_key_sha256) {
+                    (None, _) => "–".to_owned(),
+                    (Some(_), None) => "unreadable".to_owned(),
+                    (Some(_), Some(hint)) => hint.chars().take(HINT_CHARS).collect(),
+                };
+                vec![member.name.clone(), signed.to_owned(), member.signing_key.to_string(), attests, addresses]
             })
             .collect();
         let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {}", tame(warning))).collect();
@@ -232,7 +249,7 @@ impl ConsortiumReport {
             .map_or_else(String::new, |pending| format!("\n\na change waits for signatures:\n\n{}", pending.text()));
         format!(
             "{}\n{}{warnings}{next}{pending}",
-            table(&["member", "signed", "key", "dialled at"], &members),
+            table(&["member", "signed", "key", "attestation key", "dialled at"], &members),
             facts(&rows)
         )
     }
@@ -259,6 +276,11 @@ impl ChangeRow {
             if self.agreed.is_empty() { format!("none of {} needed agree yet", self.must_agree) } else { agreed };
         format!("{first}{agreed}; undecided: {}", quoted(&self.undecided))
     }
+}
+
+/// What a signature calls the key in this PEM; the consortium keeps such keys as they are, whatever they are.
+fn hint(pem: &str) -> Option<String> {
+    AttestationPublicKey::from_pem(pem).ok()?.hint().ok()
 }
 
 fn quoted(names: &[String]) -> String {

@@ -102,17 +102,14 @@ fn member(reach: &Reach, about: &About<'_>, greets: bool) -> Check {
         Outcome::Same => Check::ok(&name, "reached; the same protocol, consortium, round and model"),
         Outcome::Different(differences) => {
             let found: Vec<String> = differences.iter().map(ToString::to_string).collect();
-            let first = differences.first().map(|difference| difference.what);
-            let remedy = match first {
-                Some(Subject::Greeting | Subject::Protocol) => {
-                    format!("agree with `{member}` on one version of fedprune")
-                }
-                Some(Subject::Consortium) => format!("compare consortium.toml with `{member}`: ids must be equal"),
-                Some(Subject::Round) => {
+            let remedy = match differences.first().map(|first| (first.what, first)) {
+                Some((Subject::Greeting | Subject::Protocol, first)) => first.remedy(),
+                Some((Subject::Consortium, _)) => format!("compare consortium.toml with `{member}`: ids must be equal"),
+                Some((Subject::Round, _)) => {
                     let ours = about.round.map(|round| short(round.id())).unwrap_or_default();
                     format!("agree with `{member}` on one round.toml; this home has approved {ours}")
                 }
-                Some(Subject::Model) | None => {
+                Some((Subject::Model, _)) | None => {
                     format!("compare the model with `{member}`: {} model inspect DIR", program())
                 }
             };

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::document::warnings;
 use super::model::open;
-use super::preview::Preview;
+use super::preview::{Preview, covers};
 use super::silo_preview::{Record, previewed};
 use super::terms::TermsReport;
 use crate::args::{RoundApprovalsOptions, RoundApproveOptions};
@@ -29,6 +29,7 @@ use crate::exit::Refused;
 use crate::files::{program, replace_document, shell, sync_folder};
 use crate::output::{count, facts, table, tame};
 use crate::progress::Meter;
+use crate::version;
 
 /// Most bytes of an answer; more is no answer.
 const MAX_ANSWER_BYTES: u64 = 64;
@@ -114,7 +115,7 @@ pub fn approve(options: &RoundApproveOptions, meter: &Meter) -> anyhow::Result<A
         approved_unix_ms: 0,
         person: options.person.clone(),
         role: options.role.clone(),
-        program: format!("fedprune {}", env!("CARGO_PKG_VERSION")),
+        program: version::name(),
         previous: None,
     };
     wanted.check()?;
@@ -123,7 +124,7 @@ pub fn approve(options: &RoundApproveOptions, meter: &Meter) -> anyhow::Result<A
         && (file.round, file.consortium) == (report.round, report.consortium_id)
     {
         let earlier = file.checked(round.id(), &key.verifying_key())?;
-        if covers(earlier, &wanted) {
+        if says_all(earlier, &wanted) {
             if let Some(site) = &site {
                 heed(site, earlier, preview.as_ref().map(|(record, _)| record), options, &round_name(options))?;
             }
@@ -162,7 +163,7 @@ pub fn approve(options: &RoundApproveOptions, meter: &Meter) -> anyhow::Result<A
 }
 
 /// Whether an earlier approval says all that is wanted now, so that there is nothing to be asked.
-fn covers(earlier: Option<&Approval>, wanted: &Approval) -> bool {
+fn says_all(earlier: Option<&Approval>, wanted: &Approval) -> bool {
     let Some(earlier) = earlier else {
         // one without signature, of an older program, is one of the round and no more
         return wanted.ballot.is_none()
@@ -362,11 +363,15 @@ impl ApprovalReport {
     fn done(&self, done: &'static str) -> Vec<(&'static str, String)> {
         let mut rows = vec![(done, self.folder.join("approval.json").display().to_string())];
         if let Some(approval) = &self.approval {
-            let ballot = match approval.ballot {
-                Some(ballot) => format!("this node signs no ballot but {ballot}"),
-                None => "of the round; no preview was made, so that it names no ballot".to_owned(),
-            };
-            rows.push(("signed", ballot));
+            match approval.ballot {
+                Some(ballot) => {
+                    let bound = covers(self.terms.strategy(), ballot, approval.calibration);
+                    rows.extend(bound.into_iter().map(|bound| ("signed", bound)));
+                }
+                None => {
+                    rows.push(("signed", "of the round; no preview was made, so that it names no ballot".to_owned()));
+                }
+            }
         }
         rows
     }

@@ -2,7 +2,7 @@
 
 use fedprune_federation::round::{Ballots, DataFree, Round, Scaling, Strategy, TallyBy};
 use fedprune_federation::{Ratified, wire};
-use fedprune_mask::{Group, Layout, Tap};
+use fedprune_mask::{Digest, Group, Layout, Tap};
 use serde::Serialize;
 
 use crate::output::{bytes, count, tame};
@@ -10,6 +10,26 @@ use crate::output::{bytes, count, tame};
 /// Magic, header and digests of a ballot file, and what a bitmap has beside its bits, generously.
 const BALLOT_HEADER_BYTES: u64 = 256;
 const BITMAP_HEADER_BYTES: u64 = 16;
+
+/// What an approval that was given after a preview binds: the node signs nothing else.
+pub(super) fn covers(strategy: Strategy, ballot: Digest, calibration: Option<Digest>) -> Vec<String> {
+    match strategy {
+        Strategy::OneShot => vec![format!("this very ballot, {ballot}: the node signs no other")],
+        Strategy::Iterative => {
+            let text = match calibration {
+                Some(text) => format!("only ballots made from the text of this preview (token windows {text})"),
+                None => "only ballots that are made from no text".to_owned(),
+            };
+            vec![
+                format!("of block 1 this very ballot, {ballot}: the node signs no other"),
+                format!(
+                    "of each later block {text}, by this round's terms; not what is in them: that depends on what is agreed on \
+                     before, and nobody can see it now"
+                ),
+            ]
+        }
+    }
+}
 
 /// What a member agrees to.
 #[derive(Debug, Serialize)]

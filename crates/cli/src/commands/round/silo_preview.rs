@@ -29,7 +29,7 @@ pub(in crate::commands) use record::Record;
 
 use super::approve::refused;
 use super::model::open;
-use super::preview::Preview;
+use super::preview::{Preview, covers};
 use super::terms::TermsReport;
 use crate::args::{ContributeOptions, RoundPreviewOptions};
 use crate::commands::contribute::{FirstBallot, first_ballot};
@@ -56,6 +56,8 @@ pub struct PreviewReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     documents: Option<Documents>,
     ballot: BallotReport,
+    /// What an approval would bind.
+    approval_covers: Vec<String>,
     /// What leaves besides, what it tells by its kind, and where it stays.
     silo: Preview,
     attack: Attack,
@@ -194,6 +196,7 @@ pub fn preview(options: &RoundPreviewOptions, meter: &Meter) -> anyhow::Result<P
             encoded_bytes: ballot.encoded_bytes(),
             packed_bytes: layout.packed_bytes(),
         },
+        approval_covers: covers(round.terms().strategy, digest, calibration),
         documents,
         silo: Preview::of(&round, &home.consortium, Some((checkpoint.layout(), heights))),
         attack,
@@ -284,6 +287,10 @@ impl PreviewReport {
                 ("encoding", encodings.join(", ")),
             ]))
         ));
+        text.push_str("\nwhat an approval binds\n");
+        for bound in &self.approval_covers {
+            text.push_str(&format!("  {bound}\n"));
+        }
         text.push_str(&format!("\n{}", self.attack.text()));
         text.push_str(&format!("\n{}", self.silo.text()));
         if let Some(policy) = &self.policy {

@@ -174,6 +174,10 @@ struct CalibrationReport {
 }
 
 impl TermsReport {
+    pub fn strategy(&self) -> Strategy {
+        self.strategy
+    }
+
     pub fn of(terms: &Terms, consortium: &Consortium) -> Self {
         let weights = consortium.members().iter().zip(&terms.tally_weights);
         Self {

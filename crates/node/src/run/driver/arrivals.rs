@@ -5,7 +5,6 @@ use std::sync::Arc;
 use fedprune_federation::machine::{Input, Question, Verdict, decode_answer, encode_answer};
 use fedprune_federation::{Height, MemberIndex};
 
-use super::super::child::Announced;
 use super::super::config::FailPoint;
 use super::super::error::NodeError;
 use super::super::events::NodeEvent;
@@ -200,11 +199,12 @@ impl Driver<'_> {
                     self.step(Input::Stored { height, body }).await?;
                 }
             }
-            Work::Announced(Announced { height, ballot }) => {
-                if self.computing == Some(Height(height)) && self.parts.machine.current() == Height(height) {
-                    self.import(Height(height), ballot);
+            Work::Announced(announced) => {
+                let height = Height(announced.height);
+                if self.computing == Some(height) && self.parts.machine.current() == height {
+                    self.import(height, announced.ballot, announced.calibration);
                 } else {
-                    self.announced.insert(height, ballot);
+                    self.announced.insert(height.0, announced);
                 }
             }
             Work::ContributorEnded(why) => {

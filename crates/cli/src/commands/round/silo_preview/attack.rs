@@ -13,7 +13,7 @@ use fedprune_mask::Tap;
 use fedprune_mask::ballot::Ballot;
 use fedprune_model::{Bos, Sampling, Tokenizer, WindowRequest, Windows, calibration_windows};
 use fedprune_prune::disclosure::{
-    DisclosureError, Frequencies, ReadFrom, Recovery, Score, TextVote, recover, recover_from_text,
+    Apart, DisclosureError, Frequencies, ReadFrom, Recovery, Score, TextVote, norms_of_text, recover, recover_from_text,
 };
 use serde::{Serialize, Serializer};
 
@@ -59,6 +59,9 @@ pub(super) enum Outcome {
     Attacked {
         /// What the norms were read from.
         read_from: &'static str,
+        /// Where they were worked out from masks, how far from those of the text.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        norms_off: Option<Off>,
         /// Of each channel's norm squared, what stays unexplained, root mean square.
         unexplained: f64,
         #[serde(flatten)]
@@ -73,6 +76,13 @@ pub(super) enum Outcome {
     NoText,
     /// This attack does not read such masks.
     Unread { why: String },
+}
+
+/// Shares of a norm, from 0.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Off {
+    pub median: f64,
+    pub largest: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -135,7 +145,10 @@ pub(super) fn run(inputs: &Inputs<'_>, ballot: &Ballot<'_>, meter: &Meter) -> an
     } else {
         let task = meter.task("attacking the ballot", 100, false);
         match recover(inputs.checkpoint, ballot, &mut |pass| task.at(pass.min(99) as u64, "")) {
-            Ok(recovery) => attack.outcome = attacked(&recovery, &text, &frequencies, &tokenizer, inputs.options),
+            Ok(recovery) => {
+                let off = if recovery.read_from == ReadFrom::Masks { off(inputs, &recovery, windows)? } else { None };
+                attack.outcome = attacked(&recovery, off, &text, &frequencies, &tokenizer, inputs.options);
+            }
             Err(error @ DisclosureError::Unread(_)) => {
                 attack.outcome = Outcome::Unread { why: error.to_string() };
                 return Ok(attack);
@@ -147,8 +160,17 @@ pub(super) fn run(inputs: &Inputs<'_>, ballot: &Ballot<'_>, meter: &Meter) -> an
     Ok(attack)
 }
 
+/// How far the norms that masks gave away are from those of the text.
+fn off(inputs: &Inputs<'_>, recovery: &Recovery, windows: &Windows) -> anyhow::Result<Option<Off>> {
+    let sequences = windows.windows.len() as u64;
+    let truth = norms_of_text(inputs.checkpoint, &windows.windows.concat(), sequences)?.to_f64();
+    let apart = Apart::of(&recovery.norms, &truth);
+    Ok(apart.map(|Apart { median, largest }| Off { median, largest }))
+}
+
 fn attacked(
     recovery: &Recovery,
+    norms_off: Option<Off>,
     text: &[u32],
     frequencies: &Frequencies,
     tokenizer: &Tokenizer,
@@ -172,7 +194,7 @@ fn attacked(
         ReadFrom::Norms => "norms",
         ReadFrom::Masks => "masks",
     };
-    Outcome::Attacked { read_from, unexplained: recovery.residual, score: ScoreReport(score), words }
+    Outcome::Attacked { read_from, norms_off, unexplained: recovery.residual, score: ScoreReport(score), words }
 }
 
 /// A token for people: a hyphen where it continues a word, its number where it is no text.
@@ -269,7 +291,7 @@ impl Attack {
                  attack has\n  nothing to read. Later inputs depend on the text still.\n",
             ),
             Outcome::Unread { why } => text.push_str(&format!("  Not known: {}.\n", tame(why))),
-            Outcome::Attacked { read_from, unexplained, score: ScoreReport(score), words } => {
+            Outcome::Attacked { read_from, norms_off, unexplained, score: ScoreReport(score), words } => {
                 text.push_str(&format!(
                     "  From its {read_from} of block 0, least squares over the vocabulary recovers {} of the {} different tokens of \
                      this text\n  in as many guesses; guessing the commonest tokens, without any ballot, {}. \
@@ -280,6 +302,14 @@ impl Attack {
                     score.beyond,
                     unexplained * 100.0
                 ));
+                if let Some(Off { median, largest }) = norms_off {
+                    text.push_str(&format!(
+                        "  The strengths of the channels, worked out from the masks alone, are off by {:.1} % in the middle and \
+                         {:.1} % at the most.\n",
+                        median * 100.0,
+                        largest * 100.0
+                    ));
+                }
                 match words {
                     None => text.push_str("  (The words are hidden.)\n"),
                     Some(words) => {

@@ -188,7 +188,7 @@ fn reveals(report: &PreviewReport, out: &mut String) {
         Outcome::Unread { why } => {
             let _ = writeln!(out, "<p>Not known: {}.</p>", Marked(why));
         }
-        Outcome::Attacked { read_from, unexplained, score: ScoreReport(score), words } => {
+        Outcome::Attacked { read_from, norms_off, unexplained, score: ScoreReport(score), words } => {
             let _ = writeln!(
                 out,
                 "<p>What block 0’s q, k and v read of a token depends on that token alone, so that the strengths of their input \
@@ -204,6 +204,15 @@ fn reveals(report: &PreviewReport, out: &mut String) {
                 count(score.beyond as u64),
                 unexplained * 100.0
             );
+            if let Some(off) = norms_off {
+                let _ = writeln!(
+                    out,
+                    "<p>The ballot holds no strengths; worked out from its masks, they are off by {:.1} % in the middle and {:.1} % \
+                     at the most.</p>",
+                    off.median * 100.0,
+                    off.largest * 100.0
+                );
+            }
             match words {
                 Some(words) => chips(words, out),
                 None => out.push_str("<p>The words are hidden, as was asked.</p>\n"),
@@ -330,9 +339,10 @@ fn approval(report: &PreviewReport, out: &mut String) {
             "<p>This site has no policy: <code>policy.toml</code> in the member’s folder would be asked.</p>\n",
         ),
     }
+    let bound: String = report.approval_covers.iter().map(|bound| format!("<li>{}</li>\n", escaped(bound))).collect();
     let _ = writeln!(
         out,
-        "<p>An approval names the ballot and this preview by digest; the node then signs no other ballot.</p>\n<dl \
+        "<p>An approval names the ballot and this preview by digest, and binds:</p>\n<ul>\n{bound}</ul>\n<dl \
          class=\"digests\"><div><dt>Preview</dt><dd><code>{}</code></dd></div></dl>\n<pre>{}</pre></section>",
         report.digest,
         Escaped(&report.next().lines().map(str::trim_start).collect::<Vec<_>>().join("\n"))

@@ -1,39 +1,40 @@
-//! A white sheet in pixels: lines, texts and marks that can be told apart without colours; as SVG, and that as PNG.
-
-use std::sync::Arc;
+//! A white sheet in pixels: lines, texts and marks that can be told apart without colours.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use resvg::{tiny_skia, usvg};
 
-use super::FigureError;
+use crate::FigureError;
 
-/// The only font: in the program, so that a figure looks the same everywhere.
-const FONT: &[u8] = include_bytes!("../../fonts/DejaVuSans-subset.ttf");
+/// The only font.
 const FONT_NAME: &str = "DejaVu Sans";
-/// Pixels of the PNG for each of the SVG.
-const PNG_SCALE: f32 = 2.0;
 
 /// Where a text lies at its point.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Anchor {
+pub enum Anchor {
+    /// To its right.
     Left,
+    /// Around it.
     Centre,
+    /// To its left.
     Right,
 }
 
 /// How a series is drawn: mark, filled or hollow, and dashes of the line in pixels; none for no line.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Look {
+pub struct Look {
+    /// At each point.
     pub mark: Mark,
+    /// Whether it is black inside.
     pub filled: bool,
+    /// Of the line between points.
     pub dashes: Option<&'static [i32]>,
 }
 
 /// A mark.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Mark {
+#[allow(missing_docs, reason = "shapes are what they are called")]
+pub enum Mark {
     None,
     Circle,
     Square,
@@ -43,7 +44,7 @@ pub(super) enum Mark {
 }
 
 /// A sheet that is being drawn on.
-pub(super) struct Canvas<'a>(DrawingArea<SVGBackend<'a>, Shift>);
+pub struct Canvas<'a>(DrawingArea<SVGBackend<'a>, Shift>);
 
 fn failed<E: std::fmt::Display>(error: E) -> FigureError {
     FigureError::Draw(error.to_string())
@@ -57,6 +58,9 @@ fn grey(shade: f64) -> RGBColor {
 
 impl Canvas<'_> {
     /// Draws on a sheet of this size; the SVG.
+    ///
+    /// # Errors
+    /// [`FigureError`].
     pub fn draw(
         size: (u32, u32),
         draw: impl FnOnce(&Canvas<'_>) -> Result<(), FigureError>,
@@ -71,12 +75,19 @@ impl Canvas<'_> {
         Ok(svg)
     }
 
+    /// A line in a shade of grey, from 0 black to 1 white.
+    ///
+    /// # Errors
+    /// [`FigureError`].
     pub fn line(&self, from: (i32, i32), to: (i32, i32), width: u32, shade: f64) -> Result<(), FigureError> {
         let style = grey(shade).stroke_width(width);
         self.0.draw(&PathElement::new(vec![from, to], style)).map_err(failed)
     }
 
     /// A line of dashes and gaps in turn; a whole one if there are none.
+    ///
+    /// # Errors
+    /// [`FigureError`].
     pub fn dashed(&self, points: &[(i32, i32)], dashes: &[i32]) -> Result<(), FigureError> {
         if dashes.is_empty() {
             let path = PathElement::new(points.to_vec(), BLACK.stroke_width(2));
@@ -108,21 +119,34 @@ impl Canvas<'_> {
         Ok(())
     }
 
+    /// A filled rectangle in a shade of grey.
+    ///
+    /// # Errors
+    /// [`FigureError`].
     pub fn rectangle(&self, corners: [(i32, i32); 2], shade: f64) -> Result<(), FigureError> {
         self.0.draw(&Rectangle::new(corners, grey(shade).filled())).map_err(failed)
     }
 
     /// A text of so many pixels' height, centred vertically on its point.
+    ///
+    /// # Errors
+    /// [`FigureError`].
     pub fn text(&self, text: &str, at: (i32, i32), pixels: u32, anchor: Anchor) -> Result<(), FigureError> {
         self.styled(text, at, pixels, anchor, FontTransform::None, 0.0)
     }
 
     /// A text in a shade of grey.
+    ///
+    /// # Errors
+    /// [`FigureError`].
     pub fn shaded(&self, text: &str, at: (i32, i32), pixels: u32, shade: f64) -> Result<(), FigureError> {
         self.styled(text, at, pixels, Anchor::Centre, FontTransform::None, shade)
     }
 
     /// A text that is read from below, centred on its point.
+    ///
+    /// # Errors
+    /// [`FigureError`].
     pub fn upright(&self, text: &str, at: (i32, i32), pixels: u32) -> Result<(), FigureError> {
         self.styled(text, at, pixels, Anchor::Centre, FontTransform::Rotate270, 0.0)
     }
@@ -148,6 +172,9 @@ impl Canvas<'_> {
     }
 
     /// A mark around its point.
+    ///
+    /// # Errors
+    /// [`FigureError`].
     pub fn mark(&self, look: Look, (x, y): (i32, i32)) -> Result<(), FigureError> {
         let size = 5;
         let corners: Vec<(i32, i32)> = match look.mark {
@@ -172,19 +199,4 @@ impl Canvas<'_> {
         let outline: Vec<(i32, i32)> = corners.iter().chain(corners.first()).copied().collect();
         self.0.draw(&PathElement::new(outline, BLACK.stroke_width(2))).map_err(failed)
     }
-}
-
-/// Rasterises a drawing.
-pub(super) fn png(svg: &str) -> Result<Vec<u8>, FigureError> {
-    let mut fonts = usvg::fontdb::Database::new();
-    fonts.load_font_data(FONT.to_vec());
-    let options = usvg::Options { fontdb: Arc::new(fonts), ..usvg::Options::default() };
-    let tree = usvg::Tree::from_str(svg, &options).map_err(failed)?;
-    let pixels = |length: f32| (length * PNG_SCALE).ceil() as u32;
-    let (width, height) = (pixels(tree.size().width()), pixels(tree.size().height()));
-    let mut pixmap = tiny_skia::Pixmap::new(width, height)
-        .ok_or_else(|| FigureError::Draw(format!("no picture has {width} × {height} pixels")))?;
-    let scale = tiny_skia::Transform::from_scale(PNG_SCALE, PNG_SCALE);
-    resvg::render(&tree, scale, &mut pixmap.as_mut());
-    pixmap.encode_png().map_err(failed)
 }

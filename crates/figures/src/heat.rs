@@ -1,8 +1,7 @@
 //! A share for each matrix, by block and layer type, in shades of grey with the number in each cell.
 
-use super::FigureError;
-use super::canvas::{Anchor, Canvas};
-use crate::results::MatrixProfile;
+use crate::FigureError;
+use crate::canvas::{Anchor, Canvas};
 
 const LEFT: i32 = 110;
 const TOP: i32 = 60;
@@ -12,18 +11,28 @@ const MOST_NUMBERED: usize = 32;
 /// Most blocks and layer types: larger tables are nobody's figures.
 const MOST: usize = 512;
 
-/// The drawing; none if there is nothing to draw.
-pub(super) fn map(
-    title: &str,
-    matrices: &[MatrixProfile],
-    share: impl Fn(&MatrixProfile) -> f64,
-) -> Result<Option<String>, FigureError> {
+/// One cell: a matrix and its share.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cell<'a> {
+    /// Decoder block, from 0.
+    pub block: u32,
+    /// What it is, such as `q_proj`.
+    pub kind: &'a str,
+    /// From 0 to 1; what is no number is not drawn.
+    pub share: f64,
+}
+
+/// The drawing; none if there is nothing to draw, or too much.
+///
+/// # Errors
+/// [`FigureError`].
+pub fn map(title: &str, cells: &[Cell<'_>]) -> Result<Option<String>, FigureError> {
     let mut kinds: Vec<&str> = Vec::new();
     let mut blocks: Vec<u32> = Vec::new();
-    let known: Vec<&MatrixProfile> = matrices.iter().filter(|matrix| share(matrix).is_finite()).collect();
+    let known: Vec<&Cell<'_>> = cells.iter().filter(|cell| cell.share.is_finite()).collect();
     for matrix in &known {
-        if !kinds.contains(&matrix.kind.as_str()) {
-            kinds.push(&matrix.kind);
+        if !kinds.contains(&matrix.kind) {
+            kinds.push(matrix.kind);
         }
         if !blocks.contains(&matrix.block) {
             blocks.push(matrix.block);
@@ -32,9 +41,10 @@ pub(super) fn map(
             return Ok(None);
         }
     }
-    let shares = || known.iter().map(|matrix| share(matrix));
-    let (least, largest) =
-        shares().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), share| (a.min(share), b.max(share)));
+    let (least, largest) = known
+        .iter()
+        .map(|cell| cell.share)
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), share| (a.min(share), b.max(share)));
     if known.is_empty() {
         return Ok(None);
     }
@@ -51,12 +61,12 @@ pub(super) fn map(
             let row = kinds.iter().position(|kind| *kind == matrix.kind).unwrap_or_default() as i32;
             let at = blocks.iter().position(|block| *block == matrix.block).unwrap_or_default() as i32;
             let corner = (LEFT + at * column, TOP + row * ROW);
-            let shade = shade(share(matrix));
+            let shade = shade(matrix.share);
             canvas.rectangle([corner, (corner.0 + column, corner.1 + ROW)], shade)?;
             if numbered {
                 let middle = (corner.0 + column / 2, corner.1 + ROW / 2);
                 let ink = if shade < 0.55 { 1.0 } else { 0.0 };
-                canvas.shaded(&format!("{:.1}", share(matrix) * 100.0), middle, 12, ink)?;
+                canvas.shaded(&format!("{:.1}", matrix.share * 100.0), middle, 12, ink)?;
             }
         }
         for (row, kind) in kinds.iter().enumerate() {
