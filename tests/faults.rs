@@ -270,7 +270,7 @@ fn a_clone_beside_the_original_is_kept_out() {
         nodes.start(&ALL);
         nodes.until(&[original], moment);
         let home = nodes.home(original).to_owned();
-        let clone = cloned(&bed, &mut nodes, original, &home);
+        let clone = nodes.standing_still(original, |nodes| cloned(&bed, nodes, original, &home));
         nodes.start(&[clone]);
         nodes.wait("the clone notices", |all| noticed(all, clone));
         assert!(nodes.said(clone, "joined").next().is_none(), "{}", nodes.story());

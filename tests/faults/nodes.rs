@@ -295,6 +295,25 @@ impl Nodes {
         self.wait("what killed nodes said is read", silent);
     }
 
+    /// Does something while a node's process stands still, as for an image of its machine: what it keeps does not change.
+    #[allow(dead_code, reason = "for the tests of clones")]
+    pub fn standing_still<T>(&mut self, node: usize, act: impl FnOnce(&mut Self) -> T) -> T {
+        let group = self.nodes[node].group.as_mut().expect("it runs");
+        group.pause();
+        let tasks = format!("/proc/{}/task", group.id());
+        self.wait("all threads of the node stand still", |_| {
+            // where there is no such folder, the signal must do
+            std::fs::read_dir(&tasks).into_iter().flatten().flatten().all(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                // the state follows the name, which is in brackets and may hold any character
+                stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with('T'))
+            })
+        });
+        let done = act(self);
+        self.nodes[node].group.as_mut().expect("it stands still").resume();
+        done
+    }
+
     /// Asks a node with SIGTERM to end.
     pub fn terminate(&mut self, node: usize) {
         if let Some(group) = self.nodes[node].group.as_mut() {
