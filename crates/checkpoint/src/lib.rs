@@ -15,7 +15,8 @@
 //! | `content` | the digest of the weights, whatever their sharding |
 //! | `identity` | the digests of configuration and tokenizer |
 //! | [`write`](mod@write) | the pruned copy: all of it or nothing |
-//! | `carry`, `staging`, `write_behind` | its other files, the temporary folder it grows in, the thread that writes |
+//! | `carry`, `staging` | its other files, the temporary folder it grows in |
+//! | `write_behind`, `unbuffered` | the thread that writes, and how it writes large files |
 //! | [`error`] | everything that can be wrong, with file, tensor and remedy |
 //!
 //! # Memory-mapped files that change
@@ -38,6 +39,7 @@ mod header;
 mod identity;
 mod shards;
 mod staging;
+mod unbuffered;
 mod write_behind;
 
 pub use carry::PROVENANCE_FILE;

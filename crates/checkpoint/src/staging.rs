@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::error::CheckpointError;
+use crate::unbuffered::{UNBUFFERED_FROM_BYTES, Unbuffered};
 
 /// Refuses a path that is taken or cannot become a folder; reads nothing else.
 pub(crate) fn check_out(out: &Path) -> Result<(), CheckpointError> {
@@ -64,7 +65,9 @@ impl Staging {
         let path = self.folder.path().join(name);
         let shown = self.out.join(name);
         let file = File::create_new(&path).map_err(|error| failed(&shown, bytes, 0, self.folder.path(), error))?;
-        Ok(StagedFile { file, folder: self.folder.path().to_owned(), shown, bytes, written: 0, failure: None })
+        let unbuffered = (bytes >= UNBUFFERED_FROM_BYTES).then(|| Unbuffered::open(&path)).flatten();
+        let folder = self.folder.path().to_owned();
+        Ok(StagedFile { file, unbuffered, folder, shown, bytes, written: 0, failure: None })
     }
 
     /// Makes the folder durable and gives it its name.
@@ -89,6 +92,8 @@ impl Staging {
 #[derive(Debug)]
 pub(crate) struct StagedFile {
     file: File,
+    /// Through which a large file is written, where that can be.
+    unbuffered: Option<Unbuffered>,
     folder: PathBuf,
     shown: PathBuf,
     /// Expected size.
@@ -114,30 +119,41 @@ impl StagedFile {
         self.written
     }
 
-    /// Another handle, to make durable what is written so far while more is.
+    /// Another handle, to make durable what is written so far while more is; `None` for a file of which nothing is in
+    /// the system's cache.
     ///
     /// # Errors
     /// The system's, of duplicating a handle.
-    pub fn written_so_far(&self) -> Result<WrittenSoFar, CheckpointError> {
+    pub fn written_so_far(&self) -> Result<Option<WrittenSoFar>, CheckpointError> {
+        if self.unbuffered.is_some() {
+            return Ok(None);
+        }
         let file = self.file.try_clone().map_err(|error| self.failed(error))?;
-        Ok(WrittenSoFar {
+        Ok(Some(WrittenSoFar {
             file,
             folder: self.folder.clone(),
             shown: self.shown.clone(),
             bytes: self.bytes,
             written: self.written,
-        })
+        }))
     }
 
     /// Makes the contents durable and closes the file.
-    pub fn finish(self) -> Result<u64, CheckpointError> {
+    pub fn finish(mut self) -> Result<u64, CheckpointError> {
+        if let Some(unbuffered) = self.unbuffered.take() {
+            let written = unbuffered.written();
+            unbuffered
+                .finish(&mut self.file)
+                .map_err(|error| failed(&self.shown, self.bytes, written, &self.folder, error))?;
+        }
         // A file system may only now find that it is full.
         self.file.sync_all().map_err(|error| self.failed(error))?;
         Ok(self.written)
     }
 
     fn failed(&self, error: io::Error) -> CheckpointError {
-        failed(&self.shown, self.bytes, self.written, &self.folder, error)
+        let written = self.unbuffered.as_ref().map_or(self.written, Unbuffered::written);
+        failed(&self.shown, self.bytes, written, &self.folder, error)
     }
 }
 
@@ -162,7 +178,11 @@ impl WrittenSoFar {
 
 impl Write for StagedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.file.write(bytes) {
+        let outcome = match &mut self.unbuffered {
+            Some(unbuffered) => unbuffered.append(&mut self.file, bytes),
+            None => self.file.write(bytes),
+        };
+        match outcome {
             Ok(written) => {
                 self.written += written as u64;
                 Ok(written)

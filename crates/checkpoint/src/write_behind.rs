@@ -120,8 +120,9 @@ fn write(
                     let _ = give_back.send(bytes);
                     if since_synced >= DURABLE_BYTES && syncing.as_ref().is_none_or(ScopedJoinHandle::is_finished) {
                         bytes_written += joined(&mut syncing)?;
-                        let so_far = file.written_so_far()?;
-                        syncing = Some(scope.spawn(move || so_far.sync().map(|()| 0)));
+                        if let Some(so_far) = file.written_so_far()? {
+                            syncing = Some(scope.spawn(move || so_far.sync().map(|()| 0)));
+                        }
                         since_synced = 0;
                     }
                 }

@@ -9,6 +9,12 @@
 //!   over to another host, as the hub does with weights; a token never is.
 //! * Names become paths only if they are among those that a model folder has.
 //! * A transfer that broke off goes on where it was, in this run or the next.
+//!
+//! # Why not `hf-hub`
+//!
+//! Version 0.5 takes a file's name on disk from the server's `ETag` and its length from the answer itself, ends the process
+//! where a redirection is malformed, and brings `option-ext`, which is under the MPL. Version 1.0 adds 77 crates to this
+//! program, `option-ext` among them; `ureq` with what is here adds five.
 
 #![forbid(unsafe_code)]
 

@@ -280,12 +280,13 @@ fn effects(attack: &Attack, out: &mut String) {
 /// Two bars a size.
 fn chart(sizes: &[SizeReport], out: &mut String) {
     const ROW: usize = 52;
-    const LEFT: f64 = 120.0;
-    const WIDTH: f64 = 520.0;
+    // with a word and a share to the right of the longest bar, and letters that can be read at a telephone's width
+    const LEFT: f64 = 100.0;
+    const WIDTH: f64 = 260.0;
     let height = ROW * sizes.len() + 34;
     let _ = writeln!(
         out,
-        "<div class=\"wide\"><svg class=\"chart\" viewBox=\"0 0 720 {height}\" role=\"img\" aria-label=\"Part of the different tokens that is recovered, by tokens of text\">"
+        "<svg class=\"chart\" viewBox=\"0 0 480 {height}\" role=\"img\" aria-label=\"Part of the different tokens that is recovered, by tokens of text\">"
     );
     for (tick, share) in [0.0, 0.25, 0.5, 0.75, 1.0].into_iter().enumerate() {
         let x = LEFT + WIDTH * share;
@@ -321,7 +322,7 @@ fn chart(sizes: &[SizeReport], out: &mut String) {
             );
         }
     }
-    out.push_str("</svg></div>\n");
+    out.push_str("</svg>\n");
 }
 
 fn approval(report: &PreviewReport, out: &mut String) {
