@@ -24,6 +24,9 @@ pub const MAX_CARRIED_BYTES: u64 = 256 << 20;
 /// Says from where the files of a folder were fetched, and what their digests are: those of a copy are others.
 pub const PROVENANCE_FILE: &str = "fetched-from.json";
 
+/// The picture of how far votes agreed: of another pruning than that which is being written.
+pub const AGREEMENT_PICTURE_FILE: &str = "pruning-agreement.svg";
+
 /// The model card, which every copy gets anew.
 pub(crate) const CARD: &str = "README.md";
 
@@ -105,6 +108,10 @@ pub(crate) fn survey(checkpoint: &Checkpoint, replaced: &dyn Fn(&str) -> bool) -
         let mut skip = |reason| survey.skipped.push(Skipped { name: shown.to_string(), reason });
         if shown == PROVENANCE_FILE {
             skip("it is about the files of the original");
+            continue;
+        }
+        if shown == AGREEMENT_PICTURE_FILE {
+            skip("it is about an earlier pruning");
             continue;
         }
         if shown.starts_with('.') {

@@ -42,7 +42,7 @@ mod staging;
 mod unbuffered;
 mod write_behind;
 
-pub use carry::PROVENANCE_FILE;
+pub use carry::{AGREEMENT_PICTURE_FILE, PROVENANCE_FILE};
 pub use checkpoint::{Checkpoint, StoredTensor, TensorView};
 pub use config::{AttentionBias, ModelConfig, ModelType};
 pub use content::DigestAlong;

@@ -9,7 +9,7 @@ use fedprune_federation::round::Scaling;
 use fedprune_federation::{BallotHeader, Height, Manifest, MemberIndex, SignatureChecked};
 use fedprune_mask::ballot::Encoding;
 use fedprune_mask::matrix_mask::mask_root;
-use fedprune_mask::tally::{Tally, TallyError, Voter};
+use fedprune_mask::tally::{Agreement, Tally, TallyError, Voter};
 use fedprune_mask::{Ballot, Counts, Digest, Matrix, MatrixMask, MatrixSource, WeightsView};
 
 use super::ledger::{Ledger, blamed, failed};
@@ -21,7 +21,13 @@ use crate::transcript::Body;
 
 /// What is done with each matrix: index in the whole layout, base weights, mask, and its votes if kept weights are
 /// scaled by them or if it is measured how far they agree.
-type Each<'e> = dyn FnMut(usize, WeightsView<'_>, &MatrixMask, Option<&Counts>) + 'e;
+type Each<'e> = dyn FnMut(usize, WeightsView<'_>, &MatrixMask, &Votes) + 'e;
+
+/// Of the votes on one matrix, what was asked for.
+struct Votes {
+    counts: Option<Counts>,
+    agreement: Option<Agreement>,
+}
 
 /// Recomputes the masks of a height from the ballots that count; their digests, if all of them are sound.
 pub(super) fn recompute(
@@ -63,12 +69,12 @@ pub(super) fn recompute(
     let compared = format!("{} ballots with the weights of the base model", ballots.len());
     let mut pruned = pruned;
     let mut agreement = Vec::new();
-    let mut each = |index: usize, weights: WeightsView<'_>, mask: &MatrixMask, counts: Option<&Counts>| {
+    let mut each = |index: usize, weights: WeightsView<'_>, mask: &MatrixMask, votes: &Votes| {
         if let Some(pruned) = &mut pruned {
-            pruned.compare(index, weights, mask, counts);
+            pruned.compare(index, weights, mask, votes.counts.as_ref());
         }
-        if let (true, Some(counts), Some(matrix)) = (context.agreement, counts, model.layout().matrices().get(index)) {
-            agreement.push(measure(matrix, mask, counts));
+        if let (Some(votes), Some(matrix)) = (votes.agreement, model.layout().matrices().get(index)) {
+            agreement.push(measure(matrix, mask, votes));
         }
     };
     match masks(context, &block, height, ballots, &mut each) {
@@ -134,8 +140,7 @@ fn encodings(ballot: &Ballot<'_>) -> Encodings {
 }
 
 /// How far the votes on one matrix agree.
-fn measure(matrix: &Matrix, mask: &MatrixMask, counts: &Counts) -> MatrixAgreement {
-    let agreement = counts.agreement();
+fn measure(matrix: &Matrix, mask: &MatrixMask, agreement: Agreement) -> MatrixAgreement {
     let name = matrix.name.trim_end_matches(".weight");
     MatrixAgreement {
         block: matrix.block,
@@ -164,13 +169,19 @@ fn masks(
     for (index, matrix) in block.layout.matrices().iter().enumerate() {
         let weights = block.matrix(index);
         // many masks are cheaper without counts
-        let (mask, counts) = match terms.scaling {
-            Scaling::None if !context.agreement => (tally.mask(index, weights)?, None),
-            Scaling::None | Scaling::Support => {
-                tally.matrix(index, weights).map(|(mask, counts)| (mask, Some(counts)))?
+        let (mask, votes) = match terms.scaling {
+            Scaling::None if context.agreement => {
+                let (mask, agreement) = tally.mask_and_agreement(index, weights)?;
+                (mask, Votes { counts: None, agreement: Some(agreement) })
+            }
+            Scaling::None => (tally.mask(index, weights)?, Votes { counts: None, agreement: None }),
+            Scaling::Support => {
+                let (mask, counts) = tally.matrix(index, weights)?;
+                let agreement = context.agreement.then(|| counts.agreement());
+                (mask, Votes { counts: Some(counts), agreement })
             }
         };
-        each(block.first.saturating_add(index), weights, &mask, counts.as_ref());
+        each(block.first.saturating_add(index), weights, &mask, &votes);
         digests.push(mask.digest());
         block.done_with(index);
         (context.progress)(Progress { step: Step::Mask(height), advanced: matrix.weights(), total });

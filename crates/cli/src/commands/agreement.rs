@@ -13,7 +13,7 @@ use super::recipe::plain;
 use crate::files::read_small;
 
 /// Name of the picture in a pruned folder.
-pub(super) const PICTURE_FILE: &str = "pruning-agreement.svg";
+pub(super) const PICTURE_FILE: &str = fedprune_checkpoint::AGREEMENT_PICTURE_FILE;
 /// Most bytes of a file with shares; 100,000 matrices have 2 MB.
 const LIMIT: usize = 16 << 20;
 

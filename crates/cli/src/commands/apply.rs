@@ -11,7 +11,7 @@ use fedprune_checkpoint::{
 };
 use fedprune_mask::ballot::{MaskHeader, MaskSections, mask_head};
 use fedprune_mask::matrix_mask::mask_root;
-use fedprune_mask::tally::apply_to_stored;
+use fedprune_mask::tally::{Counts, apply_to_stored};
 use fedprune_mask::{Ballot, Digest, Group, Layout, Matrix, MatrixMask, Sparsity, WeightsView};
 use fedprune_prune::PruneError;
 use serde::Serialize;
@@ -107,14 +107,17 @@ pub fn run(options: &ApplyOptions, meter: &Meter) -> anyhow::Result<ApplyReport>
             tensor: matrix.name.clone(),
             source,
         })?;
-        let (bits, counts) = match options.scale.is_some() || measures {
-            true => mask.mask_and_counts(index, weights),
-            false => mask.mask(index, weights).map(|bits| (bits, None)),
-        }
-        .with_context(|| file.unusable())?;
-        sidecar.borrow_mut().keep(index, &bits, counts.as_ref().map(|counts| counts.agreement().share()))?;
-        let support = counts.as_ref().filter(|_| options.scale.is_some());
-        apply_to_stored(stored, dtype, &bits, support);
+        let derived = match options.scale {
+            Some(Scale::Support) => mask.mask_and_counts(index, weights).map(|(bits, counts)| {
+                let agreement = counts.as_ref().map(Counts::agreement);
+                (bits, agreement, counts)
+            }),
+            None if measures => mask.mask_and_agreement(index, weights).map(|(bits, of)| (bits, of, None)),
+            None => mask.mask(index, weights).map(|bits| (bits, None, None)),
+        };
+        let (bits, agreement, counts) = derived.with_context(|| file.unusable())?;
+        sidecar.borrow_mut().keep(index, &bits, agreement.map(|agreement| agreement.share()))?;
+        apply_to_stored(stored, dtype, &bits, counts.as_ref());
         Ok(())
     };
     // Weights are read once, so that whose they are is known when they have been written: a copy of other weights

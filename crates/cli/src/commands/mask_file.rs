@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use fedprune_checkpoint::Checkpoint;
 use fedprune_mask::ballot::{Header, Kind, peek_header};
-use fedprune_mask::tally::{Counts, Tally};
+use fedprune_mask::tally::{Agreement, Counts, Tally};
 use fedprune_mask::{Ballot, Digest, Group, Layout, MatrixMask, Sparsity, WeightsView};
 use memmap2::Mmap;
 
@@ -135,6 +135,18 @@ impl<'a> MaskFile<'a> {
         Ok(match self {
             Self::Ballot(ballot) => (ballot.mask(index, weights)?, None),
             Self::Tally(tally) => tally.matrix(index, weights).map(|(mask, counts)| (mask, Some(counts)))?,
+        })
+    }
+
+    /// The mask of one matrix, and of a tally how far its votes agree.
+    pub fn mask_and_agreement(
+        &self,
+        index: usize,
+        weights: WeightsView<'_>,
+    ) -> anyhow::Result<(MatrixMask, Option<Agreement>)> {
+        Ok(match self {
+            Self::Ballot(ballot) => (ballot.mask(index, weights)?, None),
+            Self::Tally(tally) => tally.mask_and_agreement(index, weights).map(|(mask, of)| (mask, Some(of)))?,
         })
     }
 }

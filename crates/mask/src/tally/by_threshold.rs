@@ -27,6 +27,7 @@ mod soundness;
 mod steps;
 mod ties;
 
+use self::histogram::Histogram;
 use self::ranked::{Ranked, Votes};
 use self::soundness::are_sound;
 use self::steps::Steps;
@@ -36,7 +37,7 @@ use crate::matrix_mask::MatrixMask;
 use crate::norms::NormVector;
 use crate::score::Pruner;
 use crate::sparsity::Sparsity;
-use crate::tally::Counts;
+use crate::tally::{Agreement, Counts};
 use crate::thresholds::band::{Band, Levels, places_of};
 use crate::thresholds::derive::{Sample, Scores, Unplaced, UnplacedSplit, factors};
 use crate::thresholds::kernel::{Magnitude, bits_where};
@@ -167,6 +168,12 @@ impl LayerVotes {
         Some(threshold)
     }
 
+    /// How far the votes agree, from thresholds and histograms alone.
+    pub fn agreement(&self) -> Option<Agreement> {
+        let (_, histogram) = self.votes_and_histogram(&Ranked::new(&self.votes(), &self.band)?);
+        Some(histogram.agreement(self.rows as u64 * self.columns as u64, self.total()))
+    }
+
     /// The global mask; none where too many weights tie to be looked up one by one.
     ///
     /// # Panics
@@ -266,6 +273,12 @@ impl LayerVotes {
 
     /// Votes of the weights that are looked up one by one, and where the budget runs out.
     fn votes_and_threshold(&self, ranked: &Ranked<'_>) -> Option<(Vec<u32>, LayerThreshold)> {
+        let (places, histogram) = self.votes_and_histogram(ranked);
+        Some((places, histogram.threshold(self.budget)?))
+    }
+
+    /// Votes of the weights that are looked up one by one, and how many weights have each number of votes but none.
+    fn votes_and_histogram(&self, ranked: &Ranked<'_>) -> (Vec<u32>, Histogram) {
         let Self { ties, band, .. } = self;
         let Votes { mut histogram, cells } = ranked.votes(&ties.cells);
         // weights of cells that ballots split are counted one by one
@@ -275,7 +288,7 @@ impl LayerVotes {
         let places = self.votes_of_places(&cells);
         places.iter().for_each(|votes| histogram.add(*votes, 1));
         histogram.add(self.total(), band.below());
-        Some((places, histogram.threshold(self.budget)?))
+        (places, histogram)
     }
 
     /// The level of each column below which everything is pruned, and flat indices that are pruned besides.

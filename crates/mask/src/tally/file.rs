@@ -16,7 +16,7 @@ use crate::layout::Layout;
 use crate::matrix_mask::MatrixMask;
 use crate::sparsity::{Group, Sparsity, SparsityError};
 use crate::tally::by_threshold::{LayerVotes, Source};
-use crate::tally::{BATCH, Counts, global_mask};
+use crate::tally::{Agreement, BATCH, Counts, global_mask};
 use crate::weights::WeightsView;
 
 /// Why ballots do not make a tally.
@@ -338,10 +338,75 @@ impl<'a> Tally<'a> {
             Some(mask) => Ok(mask),
             None => {
                 let (mask, counts) = self.matrix_by_masks(index, weights)?;
-                *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(counts);
+                self.reuse(counts);
                 Ok(mask)
             }
         }
+    }
+
+    /// How far the ballots agree on one matrix, by their weights: [`Counts::agreement`] of [`Tally::counts`].
+    ///
+    /// Of column-prefix ballots this takes the reads that [`Tally::mask`] takes, and no counts.
+    ///
+    /// # Errors
+    /// As [`Tally::mask`].
+    ///
+    /// # Panics
+    /// As [`Tally::mask`].
+    pub fn agreement(&self, index: usize, weights: WeightsView<'_>) -> Result<Agreement, TallyError> {
+        check_shape(&self.layout.matrices()[index], weights.rows(), weights.columns())?;
+        let distinct = self.distinct_prefixes(index);
+        if let Some([_]) = distinct.as_deref() {
+            return Ok(self.unanimous(weights));
+        }
+        let votes = distinct.and_then(|distinct| self.votes_of_prefixes(&distinct, weights));
+        match votes.and_then(|votes| votes.agreement()) {
+            Some(agreement) => Ok(agreement),
+            None => {
+                let counts = self.counts_by_masks(index, weights)?;
+                let agreement = counts.agreement();
+                self.reuse(counts);
+                Ok(agreement)
+            }
+        }
+    }
+
+    /// What [`Tally::mask`] and [`Tally::agreement`] say, for little more than one of them.
+    ///
+    /// # Errors
+    /// As [`Tally::mask`].
+    ///
+    /// # Panics
+    /// As [`Tally::mask`].
+    pub fn mask_and_agreement(
+        &self,
+        index: usize,
+        weights: WeightsView<'_>,
+    ) -> Result<(MatrixMask, Agreement), TallyError> {
+        check_shape(&self.layout.matrices()[index], weights.rows(), weights.columns())?;
+        let distinct = self.distinct_prefixes(index);
+        if let Some([(_, _, voter)]) = distinct.as_deref() {
+            return Ok((self.mask_of(voter, index, weights)?, self.unanimous(weights)));
+        }
+        let votes = distinct.and_then(|distinct| self.votes_of_prefixes(&distinct, weights));
+        if let Some((mask, agreement)) = votes.and_then(|votes| Some((votes.mask(weights)?, votes.agreement()?))) {
+            return Ok((mask, agreement));
+        }
+        let (mask, counts) = self.matrix_by_masks(index, weights)?;
+        let agreement = counts.agreement();
+        self.reuse(counts);
+        Ok((mask, agreement))
+    }
+
+    /// What equal ballots come to.
+    fn unanimous(&self, weights: WeightsView<'_>) -> Agreement {
+        let weights = weights.rows() as u64 * weights.columns() as u64;
+        Agreement { weights, votes: self.total, unanimous: weights, differing: 0 }
+    }
+
+    /// Keeps memory for the next matrix.
+    fn reuse(&self, counts: Counts) {
+        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(counts);
     }
 
     /// The votes of one matrix in histograms, if its ballots are column prefixes of a 16-bit matrix: the number of votes

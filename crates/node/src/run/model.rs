@@ -223,9 +223,9 @@ impl RoundModel {
         self.with_tally(blobs, height, ballots, |tally, layout, weights| {
             let matrices = layout.matrices().iter().enumerate();
             let of = |(index, matrix): (usize, &Matrix)| -> Result<(u32, Agreement), ModelError> {
-                let counts = tally.counts(index, weights.matrix(index))?;
+                let agreement = tally.agreement(index, weights.matrix(index))?;
                 weights.done_with(index);
-                Ok((matrix.block, counts.agreement()))
+                Ok((matrix.block, agreement))
             };
             matrices.map(of).collect()
         })
@@ -341,9 +341,18 @@ impl RoundModel {
             Ok(mask)
         };
         write_new(&path, |writer| encode(&header, layout, &mut derive, writer))?;
+        // for a picture: a round with a mask does not fail for want of it
         let agreement = folder.join("agreement.json");
-        self.write_agreement(blobs, sets, &agreement)?;
-        Ok(GlobalMask { path, root: mask_root(layout.digest(), digests), agreement: Some(agreement) })
+        let measured = std::fs::symlink_metadata(&agreement).is_ok()
+            || match self.write_agreement(blobs, sets, &agreement) {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!(%error, "how far the ballots agree is left out of the pruned folder");
+                    false
+                }
+            };
+        let agreement = measured.then_some(agreement);
+        Ok(GlobalMask { path, root: mask_root(layout.digest(), digests), agreement })
     }
 }
 

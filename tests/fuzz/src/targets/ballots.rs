@@ -121,6 +121,9 @@ fn tallied(tally: &Tally<'_>, index: usize, weights: WeightsView<'_>) -> Option<
     let mask = tally.mask(index, weights).expect("masks are sound");
     let (other, other_counts) = tally.matrix(index, weights).expect("masks are sound");
     assert_eq!((&mask, &other_counts.to_vec()), (&other, &counts));
+    let agreement = other_counts.agreement();
+    assert_eq!(tally.agreement(index, weights).expect("masks are sound"), agreement);
+    assert_eq!(tally.mask_and_agreement(index, weights).expect("masks are sound"), (other, agreement));
     let key = |at: usize| std::cmp::Reverse(counts[at]);
     assert_eq!(mask, reference(weights, tally.group(), tally.sparsity(), key), "the rule of the architecture page");
     Some(mask)

@@ -1,6 +1,7 @@
 //! How many weights have each number of votes.
 
 use super::LayerThreshold;
+use crate::tally::Agreement;
 
 /// Of more votes than this no array is made.
 const MAX_TABLE: u32 = 1 << 16;
@@ -47,12 +48,30 @@ impl Histogram {
         }
     }
 
-    /// The most votes that must be pruned to prune `budget`; none where there are not so many weights.
-    pub(super) fn threshold(self, budget: u64) -> Option<LayerThreshold> {
-        let mut steps: Vec<(u32, i64)> = match self {
+    /// Numbers of votes, and how many weights have them.
+    fn steps(self) -> Vec<(u32, i64)> {
+        match self {
             Self::Table(table) => (0..).zip(table.into_iter().map(|weights| weights as i64)).collect(),
             Self::List(list) => list,
-        };
+        }
+    }
+
+    /// How far `total` votes agree on so many weights, of which those that are not counted here have none.
+    pub(super) fn agreement(self, weights: u64, total: u32) -> Agreement {
+        let votes = u64::from(total);
+        let (mut differing, mut split) = (0i128, 0i64);
+        for (count, weights) in self.steps() {
+            if count > 0 && count < total {
+                differing += i128::from(u64::from(count) * (votes - u64::from(count))) * i128::from(weights);
+                split += weights;
+            }
+        }
+        Agreement { weights, votes: total, unanimous: weights - split as u64, differing: differing as u128 }
+    }
+
+    /// The most votes that must be pruned to prune `budget`; none where there are not so many weights.
+    pub(super) fn threshold(self, budget: u64) -> Option<LayerThreshold> {
+        let mut steps = self.steps();
         steps.sort_unstable_by_key(|step| std::cmp::Reverse(step.0));
         let mut more = 0;
         for same in steps.chunk_by(|a, b| a.0 == b.0) {

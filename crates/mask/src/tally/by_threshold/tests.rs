@@ -122,6 +122,8 @@ impl Case {
             assert_eq!(tally.matrix(index, view).unwrap(), (expected.clone(), counts.clone()));
             assert_eq!(tally.counts(index, view).unwrap(), counts);
             assert_eq!(tally.counts_by_masks(index, view).unwrap(), counts);
+            assert_eq!(tally.agreement(index, view).unwrap(), counts.agreement());
+            assert_eq!(tally.mask_and_agreement(index, view).unwrap(), (expected.clone(), counts.agreement()));
             let sources: Option<Vec<(u32, Source<'_>)>> = votes
                 .iter()
                 .zip(&ballots)
