@@ -1,110 +1,19 @@
 //! `fedprune model fetch` against a hub on this machine: what is fetched, what is refused and what is left on the disk.
 
+#[path = "fetch/place.rs"]
+mod place;
 #[path = "fetch/server.rs"]
 mod server;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use fedprune_tests::{Fixture, fixtures, root};
+use fedprune_tests::{Fixture, fixtures};
+use place::{Place, WEIGHTS, files, nobody, program, said};
 use serde_json::{Value, json};
 use server::{COMMIT, Sends, Server};
-
-const WEIGHTS: &str = "model.safetensors";
-
-/// The bundled model on a hub, and a folder to fetch it into.
-struct Place {
-    folder: tempfile::TempDir,
-    server: Server,
-}
-
-impl Place {
-    fn new() -> Self {
-        Self::of(&root().join("examples/bundled-model/model"))
-    }
-
-    fn of(model: &Path) -> Self {
-        Self { folder: tempfile::tempdir().expect("a folder"), server: Server::of(model) }
-    }
-
-    fn command(&self, more: &[&str]) -> Command {
-        self.command_at(&self.server.address, more)
-    }
-
-    fn command_at(&self, endpoint: &str, more: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fedprune-under-test"));
-        command.args(["--quiet", "model", "fetch", "owner/model", "--endpoint", endpoint]).args(more);
-        command.current_dir(self.folder.path()).env_remove("HF_TOKEN").env_remove("HF_ENDPOINT");
-        // nobody's proxy is asked about this machine
-        for proxy in ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "http_proxy", "https_proxy"] {
-            command.env_remove(proxy);
-        }
-        command
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Fetches, which must succeed.
-    #[track_caller]
-    fn fetches(&self) -> Value {
-        let output = self.command(&["--format", "json"]).output().expect("it starts");
-        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-        serde_json::from_slice(&output.stdout).expect("JSON")
-    }
-
-    /// Fetches, which must fail with `code` and say all of `parts`; nothing has the model's name.
-    #[track_caller]
-    fn fails(&self, code: i32, parts: &[&str]) -> String {
-        let output = self.command(&[]).output().expect("it starts");
-        let message = said(&output);
-        assert_eq!(output.status.code(), Some(code), "{message}");
-        for part in parts {
-            assert!(message.contains(part), "`{part}` is missing from: {message}");
-        }
-        assert!(!self.path("model").exists());
-        message
-    }
-
-    /// What lies in the folder that grows, with sizes.
-    fn growing(&self) -> BTreeMap<String, u64> {
-        let Ok(entries) = fs::read_dir(self.path("model.fetching")) else { return BTreeMap::new() };
-        let entries = entries.map(|entry| entry.expect("an entry"));
-        entries
-            .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.metadata().expect("its size").len()))
-            .collect()
-    }
-
-    /// As if nothing had been tried.
-    fn clean(&self) {
-        let _ = fs::remove_dir_all(self.path("model.fetching"));
-        self.server.asked();
-        let mut content = self.server.content();
-        content.sends.clear();
-        content.instead = None;
-        content.alters = Box::new(|_| ());
-    }
-
-    /// The weights, as they are sent.
-    fn weights(&self) -> Vec<u8> {
-        self.server.content().files[WEIGHTS].clone()
-    }
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn files(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").file_name());
-    let mut names: Vec<String> = entries.map(|name| name.to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
 
 /// Changes what is listed of one file.
 fn relist(list: &mut Value, file: &str, change: impl Fn(&mut Value)) {
@@ -144,11 +53,7 @@ fn what_is_needed_comes_and_nothing_else() {
     for key in ["commit", "files", "content_digest", "licence"] {
         assert_eq!(report[key], from[key], "{key}");
     }
-    let inspected = Command::new(env!("CARGO_BIN_EXE_fedprune-under-test"))
-        .args(["model", "inspect", "--format", "json"])
-        .arg(&model)
-        .output()
-        .expect("it starts");
+    let inspected = program().args(["model", "inspect", "--format", "json"]).arg(&model).output().expect("it starts");
     let inspected: Value = serde_json::from_slice(&inspected.stdout).expect("JSON");
     assert_eq!(inspected["content_digest"], from["content_digest"], "{inspected}");
 
@@ -363,23 +268,87 @@ fn who_is_not_there_or_has_no_such_model_is_named() {
     assert_eq!(place.growing(), BTreeMap::new(), "nothing was begun");
 
     // nobody there
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let nobody = |endpoint: &str| place.command_at(endpoint, &[]).output().unwrap();
-    let output = nobody(&format!("http://{free}"));
+    let output = place.command_at(&format!("http://{}", nobody()), &[]).output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
     for part in ["cannot reach", "refused", "offline", "HTTPS_PROXY", "copy the folder"] {
         assert!(said(&output).contains(part), "{}", said(&output));
     }
-    let output = nobody("http://hub.invalid");
+}
+
+#[test]
+fn a_proxy_is_asked_about_other_machines_alone() {
+    let place = Place::new();
+    let proxy = Server::with(BTreeMap::new());
+    for name in ["ALL_PROXY", "HTTPS_PROXY", "http_proxy"] {
+        for address in [proxy.address.clone(), proxy.address.replace("http:", "socks5:")] {
+            let mut command = place.command(&[]);
+            let output = command.env(name, &address).env("HF_TOKEN", "hf_secret").output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{name}={address}: {}", said(&output));
+            fs::remove_dir_all(place.path("model")).unwrap();
+        }
+    }
+    assert_eq!(proxy.asked(), Vec::<String>::new());
+
+    // nobody there, and nothing is looked up or asked past it
+    let hub = |proxy: String| place.command_at("https://hub.example", &[]).env("HTTPS_PROXY", proxy).output().unwrap();
+    let output = hub(format!("http://{}", nobody()));
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
-    assert!(said(&output).contains("cannot reach `http://hub.invalid`"), "{}", said(&output));
+    assert!(said(&output).contains("cannot reach `https://hub.example`"), "{}", said(&output));
+    // one of a kind that cannot be used
+    let output = hub("socks5h://user:secret@127.0.0.1:1".to_owned());
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    for part in ["`https://hub.example` is behind a SOCKS proxy", "HTTPS_PROXY", "HTTP proxies only", "NO_PROXY"] {
+        assert!(said(&output).contains(part), "{}", said(&output));
+    }
+    assert!(!said(&output).contains("secret"), "{}", said(&output));
+}
+
+#[test]
+fn who_has_too_much_to_do_is_asked_again_and_told_as_that() {
+    let place = Place::new();
+    for (status, after) in [(503, "0"), (429, "1")] {
+        place.clean();
+        place.server.sends(WEIGHTS, Sends::Busy(status, after));
+        let started = Instant::now();
+        let message = place.fails(3, &[&format!("answers with status {status}"), "the same command goes on"]);
+        assert!(!message.contains("offline"), "{message}");
+        assert!(started.elapsed() < Duration::from_secs(30), "it waits for as long as it is told to");
+        assert_eq!(place.server.asked().iter().filter(|asked| asked.contains(WEIGHTS)).count(), 5);
+    }
+    place.server.sends(WEIGHTS, Sends::Well);
+    assert!(place.fetches()["resumed_bytes"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn who_keeps_the_files_of_a_hub_is_told_apart_from_it() {
+    let place = Place::new();
+    let elsewhere = Server::with(place.server.content().files.clone());
+    let to = format!("{}/cdn/{WEIGHTS}?Signature=secret", elsewhere.address);
+    for status in [401, 403, 404] {
+        place.clean();
+        place.server.sends(WEIGHTS, Sends::SentOn(to.clone()));
+        elsewhere.sends(WEIGHTS, Sends::Status(status));
+        let told = format!("`{WEIGHTS}` comes from `{}`", elsewhere.address);
+        let message = place.fails(3, &[&told, &format!("status {status}")]);
+        for part in ["terms", "has no model", "secret"] {
+            assert!(!message.contains(part), "{message}");
+        }
+    }
+    place.clean();
+    place.server.sends(WEIGHTS, Sends::Status(403));
+    place.fails(3, &["only to those who accepted its terms"]);
+    // not there at all
+    place.clean();
+    let nobody = format!("http://{}", nobody());
+    place.server.sends(WEIGHTS, Sends::SentOn(format!("{nobody}/cdn/{WEIGHTS}")));
+    place.fails(3, &[&format!("cannot reach `{nobody}`")]);
 }
 
 #[test]
 fn what_is_typed_wrongly_is_usage() {
     let place = Place::new();
     let fetch = |arguments: &[&str], token: &str| {
-        let output = Command::new(env!("CARGO_BIN_EXE_fedprune-under-test"))
+        let output = program()
             .args(["model", "fetch"])
             .args(arguments)
             .current_dir(place.folder.path())
@@ -393,8 +362,10 @@ fn what_is_typed_wrongly_is_usage() {
     assert!(fetch(&["a/b/c"], "").contains("OWNER/NAME"));
     assert!(fetch(&["a/b", "--revision", "../x"], "").contains("no revision"));
     assert!(fetch(&["a/b", "--endpoint", "ftp://x"], "").contains("no address of a hub"));
-    let said = fetch(&["a/b", "--endpoint", "http://192.0.2.1"], "hf_secret");
-    assert!(said.contains("in the clear") && !said.contains("hf_secret"), "{said}");
+    for token in ["", "hf_secret"] {
+        let said = fetch(&["a/b", "--endpoint", "http://192.0.2.1"], token);
+        assert!(said.contains("`http://192.0.2.1` is not encrypted") && !said.contains("hf_secret"), "{said}");
+    }
     assert_eq!(files(place.folder.path()), Vec::<String>::new());
 }
 
@@ -464,6 +435,69 @@ fn two_commits_are_never_mixed() {
     assert_eq!(files(&place.path("model.fetching")), ["precious"]);
 }
 
+#[test]
+fn a_commit_that_is_asked_for_is_the_one_that_is_listed() {
+    let place = Place::new();
+    let other = "f".repeat(40);
+    let output = place.command(&["--revision", &other]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    let told = format!("the list of `owner/model` is of commit {COMMIT}, and {other} was asked for");
+    assert!(said(&output).contains(&told), "{}", said(&output));
+    assert_eq!(files(place.folder.path()), Vec::<String>::new());
+    // who has only part of one asks for a branch or tag of that name, or is told that there is none
+    let output = place.command(&["--revision", &COMMIT[..7]]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+}
+
+/// What an earlier run left, of another mirror's list, is not part of the model.
+#[test]
+fn leftovers_do_not_get_the_name_of_the_model() {
+    let furnished = tempfile::tempdir().unwrap();
+    Fixture::open(fixtures().join("mistral")).furnish(furnished.path());
+    let place = Place::of(&furnished.path().join("model"));
+    let names: Vec<String> = place.server.content().files.keys().cloned().collect();
+    let shard = names.iter().find(|name| name.ends_with(".safetensors")).expect("weights in several files");
+    place.server.sends(shard, Sends::Status(404));
+    place.fails(3, &["answers with status 404"]);
+    place.server.sends(shard, Sends::Well);
+    let growing = place.path("model.fetching");
+    for name in [WEIGHTS, "model.safetensors.part", "chat_template.jinja", "fetched-from.json.new"] {
+        fs::write(growing.join(name), "of another list").unwrap();
+    }
+    fs::write(place.path("precious"), "x").unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(place.path("precious"), growing.join("vocab.json")).unwrap();
+
+    // what it takes to make one is not removed without being asked
+    fs::create_dir(growing.join("folder")).unwrap();
+    fs::write(growing.join("folder/precious"), "x").unwrap();
+    place.fails(1, &["a folder, which this command does not make", "rm -r"]);
+    assert!(growing.join("folder/precious").exists() && growing.join(WEIGHTS).exists());
+    fs::remove_dir_all(growing.join("folder")).unwrap();
+
+    let report = place.fetches();
+    let fetched = report["files"].as_array().unwrap().iter().map(|file| file["name"].as_str().unwrap().to_owned());
+    let mut expected: Vec<String> = fetched.chain(["fetched-from.json".to_owned()]).collect();
+    expected.sort();
+    assert_eq!(files(&place.path("model")), expected);
+    assert_eq!(fs::read(place.path("precious")).unwrap(), b"x");
+}
+
+/// As if the disk had been full, or the machine without power, at the very beginning.
+#[test]
+fn a_run_that_ended_before_it_had_begun_is_gone_on_with() {
+    let place = Place::new();
+    for there in [&[][..], &["fetched-from.json.new"], &["fetched-from.json.new", ".lock"]] {
+        fs::create_dir(place.path("model.fetching")).unwrap();
+        for name in there {
+            fs::write(place.path("model.fetching").join(name), "{").unwrap();
+        }
+        place.fetches();
+        assert_eq!(files(&place.path("model")).len(), 5);
+        fs::remove_dir_all(place.path("model")).unwrap();
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_signal_ends_it_and_the_same_command_goes_on() {
@@ -492,8 +526,7 @@ fn a_pruned_copy_does_not_say_that_it_was_fetched() {
     let place = Place::new();
     place.fetches();
     let run = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fedprune-under-test"));
-        let output = command.args(arguments).current_dir(place.folder.path()).output().unwrap();
+        let output = program().args(arguments).current_dir(place.folder.path()).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     };
     run(&["mask", "compute", "--model", "model", "--sparsity", "0.5", "--pruner", "magnitude", "--out", "ballot"]);

@@ -50,7 +50,8 @@ fn shell(folder: &Path, line: &str) -> (i32, String, String) {
     command.args(["-c", line]).current_dir(folder).stdin(Stdio::null());
     // nothing of this machine's own settings
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("FEDPRUNE_") || name == "COLUMNS" {
+        let word = name.to_string_lossy().to_ascii_lowercase();
+        if ["fedprune_", "hf_"].iter().any(|of| word.starts_with(of)) || word.ends_with("_proxy") || name == "COLUMNS" {
             command.env_remove(name);
         }
     }

@@ -208,7 +208,7 @@ fn members_are_upgraded_one_by_one_within_a_round() {
 #[test]
 fn another_protocol_is_refused_by_both_sides() {
     // the others wait for the missing ballot as long as the round says
-    let bed = Bed::new("contribution_seconds = 6");
+    let bed = Bed::new("contribution_seconds = 12");
     let mut nodes = bed.nodes("protocols");
     let mut another = Command::new(env!("CARGO_BIN_EXE_fedprune-lying-node"));
     another.env("FEDPRUNE_LIE", "another-protocol");

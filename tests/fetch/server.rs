@@ -37,6 +37,8 @@ pub enum Sends {
     SentOn(String),
     /// Not.
     Status(u16),
+    /// Not now, and what is said of when.
+    Busy(u16, &'static str),
     /// So many bytes, and then nothing for a minute.
     Stalls(usize),
 }
@@ -195,6 +197,9 @@ fn send(stream: &mut TcpStream, file: &[u8], from: Option<usize>, how: Sends) ->
     };
     match &how {
         Sends::Status(status) => return head(stream, *status, "Content-Length: 0\r\n"),
+        Sends::Busy(status, after) => {
+            return head(stream, *status, &format!("Retry-After: {after}\r\nContent-Length: 0\r\n"));
+        }
         Sends::SentOn(to) => return head(stream, 302, &format!("Location: {to}\r\nContent-Length: 0\r\n")),
         Sends::Chunked(instead) => {
             head(stream, 200, "Transfer-Encoding: chunked\r\n")?;

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use ureq::http::{Response, StatusCode, Uri};
 use ureq::typestate::WithoutBody;
-use ureq::{Agent, Body, RequestBuilder};
+use ureq::{Agent, Body, Proxy, ProxyProtocol, RequestBuilder};
 
 use crate::error::{HubError, shorten};
 use crate::listing::{Identity, LIST_BYTES, Listing, RemoteFile};
 use crate::name::{Commit, RepositoryName, Revision};
+use crate::origin::Origin;
+use crate::trouble::{Interrupted, broken, unreachable};
 
 /// Where models are unless said otherwise.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
@@ -34,7 +36,7 @@ const MAX_ADDRESS_BYTES: usize = 16 << 10;
 /// How a hub is asked.
 #[derive(Clone)]
 pub struct Settings {
-    /// Its address, `https://huggingface.co` or that of a mirror.
+    /// Its address, `https://huggingface.co` or that of a mirror; encrypted, or on this machine.
     pub endpoint: String,
     /// What says who asks; sent to the hub's own address only.
     pub token: Option<String>,
@@ -50,49 +52,25 @@ pub struct Hub {
     token: Option<String>,
 }
 
-/// Who answers at an address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Origin {
-    scheme: String,
-    host: String,
-    port: u16,
-}
-
-impl Origin {
-    /// That of an address; nothing where it is not of HTTP, or names a user.
-    fn of(address: &str) -> Option<Self> {
-        let uri: Uri = address.parse().ok()?;
-        let authority = uri.authority()?;
-        let scheme = uri.scheme_str()?.to_ascii_lowercase();
-        let default = match scheme.as_str() {
-            "https" => 443,
-            "http" => 80,
-            _ => return None,
-        };
-        if authority.as_str().contains('@') || authority.host().is_empty() {
-            return None;
-        }
-        let port = authority.port_u16().unwrap_or(default);
-        Some(Self { scheme, host: authority.host().to_ascii_lowercase(), port })
-    }
-
-    fn is_encrypted(&self) -> bool {
-        self.scheme == "https"
-    }
-
-    /// Whether it is this machine, which nobody listens to.
-    fn is_loopback(&self) -> bool {
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-    }
+/// What answered to a question for a file.
+pub(crate) struct Answer {
+    /// Its status is not looked at yet.
+    pub response: Response<Body>,
+    /// Who gave it: the hub, or where it sent on to.
+    pub from: Origin,
 }
 
 impl Hub {
-    /// A hub; nothing is asked yet.
+    /// A hub, asked through the proxy that the environment names; nothing is asked yet.
     ///
     /// # Errors
-    /// [`HubError::Endpoint`] for what is no address, [`HubError::TokenInTheClear`] where the token would be read by others.
+    /// [`HubError::Endpoint`] for what is no address, [`HubError::NotEncrypted`] for one where anybody on the way could
+    /// change what is said, [`HubError::SocksProxy`] where it lies behind a proxy that cannot be used.
     pub fn new(settings: &Settings) -> Result<Self, HubError> {
+        Self::through(settings, Proxy::try_from_env())
+    }
+
+    fn through(settings: &Settings, proxy: Option<Proxy>) -> Result<Self, HubError> {
         let endpoint = settings.endpoint.trim_end_matches('/').to_owned();
         let bad = || HubError::Endpoint(shorten(&settings.endpoint));
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/[]".contains(&byte);
@@ -100,8 +78,8 @@ impl Hub {
             return Err(bad());
         }
         let origin = Origin::of(&endpoint).ok_or_else(bad)?;
-        if settings.token.is_some() && !origin.is_encrypted() && !origin.is_loopback() {
-            return Err(HubError::TokenInTheClear(endpoint));
+        if !origin.is_encrypted() && !origin.is_loopback() {
+            return Err(HubError::NotEncrypted(endpoint));
         }
         let agent = Agent::config_builder()
             .max_redirects(0)
@@ -113,8 +91,13 @@ impl Hub {
             .max_response_header_size(HEAD_BYTES)
             .user_agent(&settings.program)
             .accept_encoding("identity")
+            .proxy(proxy)
             .build();
-        Ok(Self { agent: agent.into(), endpoint, origin, token: settings.token.clone() })
+        let hub = Self { agent: agent.into(), endpoint, origin, token: settings.token.clone() };
+        if hub.is_behind_socks(&hub.endpoint) {
+            return Err(HubError::SocksProxy(hub.origin.to_string()));
+        }
+        Ok(hub)
     }
 
     /// Its address.
@@ -131,7 +114,7 @@ impl Hub {
         let question = format!("{}/api/models/{name}/revision/{revision_part}?blobs=true", self.endpoint);
         let request = self.request(&question).config().timeout_global(Some(LIST_TIMEOUT)).build();
         let answered = request.call();
-        let response = answered.map_err(|error| self.unreachable(&error))?;
+        let response = answered.map_err(|error| unreachable(&error, self.endpoint.clone()))?;
         let address = format!("{}/api/models/{name}", self.endpoint);
         if let Some(to) = location(&response) {
             return Err(HubError::Moved { name: name.to_string(), to: shorten(&to) });
@@ -153,47 +136,74 @@ impl Hub {
         if bytes.len() as u64 > LIST_BYTES {
             return Err(too_large());
         }
-        read.map_err(|error| self.unreachable(&error.into()))?;
-        Listing::parse(&bytes)
+        read.map_err(|error| unreachable(&error.into(), self.endpoint.clone()))?;
+        let listing = Listing::parse(&bytes)?;
+        if revision.is_of_another(&listing.commit) {
+            let (name, commit, asked) = (name.to_string(), listing.commit.to_string(), revision.to_string());
+            return Err(HubError::OtherCommit { name, commit, asked });
+        }
+        Ok(listing)
+    }
+
+    /// Whether an address lies behind a proxy of a kind that is not spoken here; it would be asked past it, silently.
+    fn is_behind_socks(&self, address: &str) -> bool {
+        use ProxyProtocol::{Http, Https};
+        let here = || Origin::of(address).is_some_and(|origin| origin.is_loopback());
+        let spared = |proxy: &Proxy| address.parse::<Uri>().is_ok_and(|uri| proxy.is_no_proxy(&uri));
+        let proxy = self.agent.config().proxy();
+        proxy.is_some_and(|proxy| !matches!(proxy.protocol(), Http | Https) && !spared(proxy)) && !here()
     }
 
     /// A question; who asks is told to the hub's own address alone.
     fn request(&self, address: &str) -> RequestBuilder<WithoutBody> {
-        let request = self.agent.get(address);
+        let mut request = self.agent.get(address);
+        let Some(to) = Origin::of(address) else { return request };
+        if to.is_loopback() && self.agent.config().proxy().is_some() {
+            // this machine is meant, and not the proxy's; nor is a token for others to read
+            request = request.config().proxy(None).build();
+        }
         match &self.token {
-            Some(token) if Origin::of(address).as_ref() == Some(&self.origin) => {
-                request.header("Authorization", format!("Bearer {token}"))
-            }
+            Some(token) if to == self.origin => request.header("Authorization", format!("Bearer {token}")),
             _ => request,
         }
     }
 
-    /// The body of a file from byte `from` on, as somebody answers who may: its status is not looked at yet.
+    /// Whether it was the hub itself that answered.
+    pub(crate) fn is_own(&self, from: &Origin) -> bool {
+        *from == self.origin
+    }
+
+    /// Who answered, as it is told.
+    pub(crate) fn named(&self, from: &Origin) -> String {
+        if self.is_own(from) { self.endpoint.clone() } else { from.to_string() }
+    }
+
+    /// The body of a file from byte `from` on, as somebody answers who may.
     pub(crate) fn open(
         &self,
         name: &RepositoryName,
         commit: &Commit,
         file: &RemoteFile,
         from: u64,
-    ) -> Result<Response<Body>, Interrupted> {
+    ) -> Result<Answer, Interrupted> {
         // names of files that are fetched are plain: see `need`
         let address = format!("{}/{name}/resolve/{commit}/{}", self.endpoint, file.name);
-        let mut at = address.clone();
+        let (mut at, mut origin) = (address.clone(), self.origin.clone());
         for _ in 0..=MAX_REDIRECTS {
             let mut request = self.request(&at);
             if from > 0 {
                 request = request.header("Range", format!("bytes={from}-"));
             }
-            let response = request.call().map_err(|error| self.broken(&error))?;
-            let Some(to) = location(&response) else { return Ok(response) };
-            at = self.sent_on(&at, &to, file).map_err(Interrupted::ForGood)?;
+            let response = request.call().map_err(|error| broken(&error, self.named(&origin)))?;
+            let Some(to) = location(&response) else { return Ok(Answer { response, from: origin }) };
+            (at, origin) = self.sent_on(&at, &to, file)?;
         }
         let why = "again and again";
-        Err(Interrupted::ForGood(HubError::Redirect { address: shorten(&address), to: shorten(&at), why }))
+        Err(HubError::Redirect { address: shorten(&address), to: shorten(&at), why }.into())
     }
 
     /// The address that an answer sends on to, if this file may come from there.
-    fn sent_on(&self, at: &str, to: &str, file: &RemoteFile) -> Result<String, HubError> {
+    fn sent_on(&self, at: &str, to: &str, file: &RemoteFile) -> Result<(String, Origin), HubError> {
         let refused = |why: &'static str| HubError::Redirect { address: shorten(at), to: shorten(to), why };
         if to.len() > MAX_ADDRESS_BYTES {
             return Err(refused("which is too long"));
@@ -201,22 +211,23 @@ impl Hub {
         let here = Origin::of(at).ok_or_else(|| refused("from where no address is"))?;
         let next = match to.strip_prefix('/') {
             // of the same host; `//` would name another one
-            Some(rest) if !rest.starts_with('/') => {
-                format!("{}://{}:{}{to}", here.scheme, here.host, here.port)
-            }
+            Some(rest) if !rest.starts_with('/') => here.with_path(to),
             _ => to.to_owned(),
         };
         let there = Origin::of(&next).ok_or_else(|| refused("which is no address of HTTP"))?;
-        if self.origin.is_encrypted() && !there.is_encrypted() {
+        if !there.is_encrypted() && (self.origin.is_encrypted() || !there.is_loopback()) {
             return Err(refused("where it would not be encrypted"));
         }
         if there != self.origin && matches!(file.identity, Identity::GitBlob(_)) {
             return Err(refused("another host, and there is no SHA-256 that its contents could be compared with"));
         }
-        Ok(next)
+        if self.is_behind_socks(&next) {
+            return Err(refused("behind the SOCKS proxy that the environment names, which this program cannot use"));
+        }
+        Ok((next, there))
     }
 
-    /// What an answer that is no file means.
+    /// What an answer of the hub itself that is no file means.
     pub(crate) fn refused(
         &self,
         response: &Response<Body>,
@@ -238,28 +249,6 @@ impl Hub {
             _ => HubError::Status { address, status },
         }
     }
-
-    fn unreachable(&self, error: &ureq::Error) -> HubError {
-        HubError::Unreachable { endpoint: self.endpoint.clone(), why: in_words(error) }
-    }
-
-    /// What a connection that failed means: whether another try may do better.
-    fn broken(&self, error: &ureq::Error) -> Interrupted {
-        match error {
-            ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl => {
-                Interrupted::ForGood(self.unreachable(error))
-            }
-            _ => Interrupted::ForNow(in_words(error)),
-        }
-    }
-}
-
-/// Why there is no body.
-pub(crate) enum Interrupted {
-    /// Another try may do better.
-    ForNow(String),
-    /// None will.
-    ForGood(HubError),
 }
 
 /// Where an answer sends on to, if it does.
@@ -269,16 +258,6 @@ fn location(response: &Response<Body>) -> Option<String> {
     }
     let to = response.headers().get("location").and_then(|to| to.to_str().ok());
     Some(to.unwrap_or_default().to_owned())
-}
-
-/// What happened to a connection.
-pub(crate) fn in_words(error: &ureq::Error) -> String {
-    match error {
-        ureq::Error::HostNotFound => "its name does not resolve".to_owned(),
-        ureq::Error::Timeout(_) => "it does not answer in time".to_owned(),
-        ureq::Error::Io(error) => shorten(&error.to_string()),
-        other => shorten(&other.to_string()),
-    }
 }
 
 #[cfg(test)]
@@ -299,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_is_an_address_and_a_token_is_not_sent_in_the_clear() {
+    fn an_endpoint_is_an_address_and_encrypted_or_on_this_machine() {
         for good in [
             "https://huggingface.co",
             "https://huggingface.co/",
@@ -313,17 +292,56 @@ mod tests {
         {
             assert!(matches!(hub(bad, None), Err(HubError::Endpoint(_))), "{bad}");
         }
-        assert!(matches!(hub("http://hub.example", Some("t")), Err(HubError::TokenInTheClear(_))));
         for good in ["https://hub.example", "http://127.0.0.1:9", "http://localhost"] {
             assert!(hub(good, Some("t")).is_ok(), "{good}");
         }
+        for bad in ["http://hub.example", "http://10.0.0.1:80/x", "http://127.0.0.1.example"] {
+            assert!(matches!(hub(bad, None), Err(HubError::NotEncrypted(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_is_not_spoken_is_refused_and_this_machine_needs_none() {
+        let through = |endpoint: &str, proxy: Proxy| {
+            let settings =
+                Settings { endpoint: endpoint.to_owned(), token: None, program: "fedprune/0.1.0".to_owned() };
+            Hub::through(&settings, Some(proxy))
+        };
+        let proxy = |address: &str| Proxy::new(address).unwrap();
+        for spoken in ["http://proxy.example:3128", "https://proxy.example", "proxy.example:3128"] {
+            assert!(through("https://hub.example", proxy(spoken)).is_ok(), "{spoken}");
+        }
+        for kind in ["socks4", "socks4a", "socks5", "socks5h", "socks"] {
+            let address = format!("{kind}://user:secret@127.0.0.1:1080");
+            let Err(error) = through("https://hub.example", proxy(&address)) else { panic!("{kind} is used") };
+            let said = error.to_string();
+            assert!(error.is_of_usage() && said.contains("SOCKS") && said.contains("https://hub.example"), "{said}");
+            assert!(!said.contains("secret"), "{said}");
+            assert!(through("http://127.0.0.1:9", proxy(&address)).is_ok(), "{kind}");
+        }
+        // what it is not asked for, and what is sent on to behind it
+        let spares = Proxy::builder(ProxyProtocol::Socks5).host("127.0.0.1").no_proxy("hub.example").build().unwrap();
+        let hub = through("https://hub.example", spares).unwrap();
+        let at = "https://hub.example/a/b/resolve/main/x";
+        assert!(hub.sent_on(at, "/y", &file(true)).is_ok());
+        assert!(hub.sent_on(at, "https://cdn.example/y", &file(true)).is_err());
+    }
+
+    #[test]
+    fn a_file_in_the_clear_comes_from_this_machine_alone() {
+        let hub = hub("http://127.0.0.1:9", None).unwrap();
+        let at = "http://127.0.0.1:9/a/b/resolve/main/x";
+        for good in ["http://127.0.0.1:10/y", "https://cdn.example/y"] {
+            assert!(hub.sent_on(at, good, &file(true)).is_ok(), "{good}");
+        }
+        assert!(matches!(hub.sent_on(at, "http://cdn.example/y", &file(true)), Err(HubError::Redirect { .. })));
     }
 
     #[test]
     fn only_contents_with_a_digest_may_come_from_elsewhere_and_never_in_the_clear() {
         let hub = hub("https://hub.example", None).unwrap();
         let at = "https://hub.example/a/b/resolve/main/x";
-        let sent_on = |to: &str, pinned: bool| hub.sent_on(at, to, &file(pinned));
+        let sent_on = |to: &str, pinned: bool| hub.sent_on(at, to, &file(pinned)).map(|(next, _)| next);
         assert_eq!(sent_on("/elsewhere?x=1", false).unwrap(), "https://hub.example:443/elsewhere?x=1");
         assert_eq!(sent_on("https://HUB.example:443/y", false).unwrap(), "https://HUB.example:443/y");
         assert_eq!(sent_on("https://cdn.example/y", true).unwrap(), "https://cdn.example/y");

@@ -17,20 +17,48 @@ pub enum HubError {
     /// No address of a hub.
     #[error("`{0}` is no address of a hub: write https://HOST, without user or query")]
     Endpoint(String),
-    /// A token that would be read by whoever listens.
+    /// An address where anybody on the way could read and change what is said.
     #[error(
-        "the token (HF_TOKEN) is not sent to `{0}` in the clear; use an address that begins with https://, or unset it"
+        "`{0}` is not encrypted: anybody on the way could change the list of files, and their contents and digests with it; \
+         use an address that begins with https://, as only one on this machine need not"
     )]
-    TokenInTheClear(String),
+    NotEncrypted(String),
+    /// A proxy that cannot be used.
+    #[error(
+        "`{0}` is behind a SOCKS proxy, as the environment has it (the first of ALL_PROXY, HTTPS_PROXY and HTTP_PROXY, in upper \
+         or lower case), and this program speaks with HTTP proxies only: name one of those, or put the host into NO_PROXY if \
+         it is reached without any"
+    )]
+    SocksProxy(String),
     /// Nobody answers.
     #[error(
         "cannot reach `{endpoint}`: {why}; this machine may be offline, or need a proxy (HTTPS_PROXY) or a mirror \
          (--endpoint, or HF_ENDPOINT). Without one, fetch the model where the hub can be reached and copy the folder"
     )]
     Unreachable {
-        /// Of the hub.
+        /// Of the hub, or of who has its files.
         endpoint: String,
         /// What happened.
+        why: String,
+    },
+    /// A certificate that nobody signed whom this program knows.
+    #[error(
+        "the certificate of `{host}` is of an authority that this program does not know: it knows the public ones only, and none \
+         that were added to this machine. A mirror needs a certificate of a public authority; where a proxy opens encrypted \
+         connections, fetch the model on another line and copy the folder"
+    )]
+    UnknownAuthority {
+        /// Who has it.
+        host: String,
+    },
+    /// A certificate that does not hold.
+    #[error(
+        "the certificate of `{host}` does not hold: {why}; see that the address and the clock of this machine are right"
+    )]
+    Certificate {
+        /// Who has it.
+        host: String,
+        /// What is wrong with it.
         why: String,
     },
     /// There is no such model, or none that may be known of.
@@ -86,6 +114,32 @@ pub enum HubError {
         address: String,
         /// The HTTP status.
         status: u16,
+    },
+    /// Who keeps the hub's files does not give one.
+    #[error(
+        "`{file}` comes from `{host}`, where the hub sends on to and which answers with status {status}; something on the way may \
+         keep that host away. Try again later or from another line, the same command goes on"
+    )]
+    Storage {
+        /// Which file.
+        file: String,
+        /// Who answered.
+        host: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// A list of files of another commit than the one that was asked for.
+    #[error(
+        "the list of `{name}` is of commit {commit}, and {asked} was asked for; nothing is fetched. See that the address is that \
+         of a hub that keeps commits"
+    )]
+    OtherCommit {
+        /// Of the model.
+        name: String,
+        /// Of which it is.
+        commit: String,
+        /// Of which it should be.
+        asked: String,
     },
     /// A list of files that is none.
     #[error("the hub's list of files cannot be used: {0}; see that the address is that of a hub")]
@@ -214,12 +268,16 @@ impl HubError {
     pub fn is_of_network(&self) -> bool {
         match self {
             Self::Unreachable { .. }
+            | Self::UnknownAuthority { .. }
+            | Self::Certificate { .. }
             | Self::NoSuchModel { .. }
             | Self::NoSuchRevision { .. }
             | Self::Gated { .. }
             | Self::Moved { .. }
             | Self::Busy { .. }
             | Self::Status { .. }
+            | Self::Storage { .. }
+            | Self::OtherCommit { .. }
             | Self::Listing(_)
             | Self::Missing { .. }
             | Self::TooLarge { .. }
@@ -231,7 +289,8 @@ impl HubError {
             Self::Name(_)
             | Self::Revision(_)
             | Self::Endpoint(_)
-            | Self::TokenInTheClear(_)
+            | Self::NotEncrypted(_)
+            | Self::SocksProxy(_)
             | Self::NoSpace { .. }
             | Self::Leftover { .. }
             | Self::Locked { .. }
@@ -240,9 +299,12 @@ impl HubError {
         }
     }
 
-    /// Whether it is about what was typed.
+    /// Whether it is about what was typed, or what the environment says instead.
     pub fn is_of_usage(&self) -> bool {
-        matches!(self, Self::Name(_) | Self::Revision(_) | Self::Endpoint(_) | Self::TokenInTheClear(_))
+        matches!(
+            self,
+            Self::Name(_) | Self::Revision(_) | Self::Endpoint(_) | Self::NotEncrypted(_) | Self::SocksProxy(_)
+        )
     }
 }
 

@@ -3,23 +3,18 @@
 //! The folder in which it grows says which commit it is of, from its first moment on: a later run goes on with that commit
 //! or says what is in the way, and never mixes two.
 
-use std::fs::{File, TryLockError};
-use std::io::{Read, Write};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::client::Hub;
 use crate::error::HubError;
+use crate::folder::{LOCK, begin, sweep, sync, write};
 use crate::listing::{Listing, RemoteFile};
 use crate::name::{RepositoryName, Revision};
 use crate::need::{Needed, Weights, shards};
 use crate::transfer::{Transfer, failed};
-
-/// Most bytes of a file that says where a folder came from.
-const PROVENANCE_BYTES: u64 = 4 << 20;
-/// The file by which two processes keep out of each other's way.
-const LOCK: &str = ".lock";
 
 /// What is fetched, and into what.
 pub struct Request<'a> {
@@ -36,8 +31,11 @@ pub struct Request<'a> {
     /// How many bytes a folder's disk has room for, where that can be told.
     pub room: &'a dyn Fn(&Path) -> Option<u64>,
     /// Whether a model with this `config.json` is wanted, asked before anything larger is fetched.
-    pub suits: &'a dyn Fn(&Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>>,
+    pub suits: &'a Suits,
 }
+
+/// Looks at a `config.json`; says why a model with it is not wanted.
+pub type Suits = dyn Fn(&Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// Who is told how far things are. A process that ends meanwhile, in whatever way, loses nothing that came.
 pub trait Observer {
@@ -135,12 +133,17 @@ impl Hub {
             }
         };
         let weights: Vec<&RemoteFile> = weights.iter().collect();
-        observer.planned(total(&small).saturating_add(total(&weights)));
+        let all: Vec<&RemoteFile> = small.iter().chain(&weights).copied().collect();
+        // before the room for the weights is looked at, of which that may have some
+        sweep(&folder, request.provenance, &all)?;
+        observer.planned(total(&all));
         resumed_bytes += resumed(&weights);
         fetching.check_room(&weights)?;
         for file in &weights {
             files.push(fetching.bring(file, observer)?);
         }
+        // nothing that came into it meanwhile gets the model's name either
+        sweep(&folder, request.provenance, &all)?;
         Ok(Ready {
             provenance_file: folder.join(request.provenance),
             folder,
@@ -189,65 +192,6 @@ fn total(files: &[&RemoteFile]) -> u64 {
     files.iter().fold(0, |sum, file| sum.saturating_add(file.bytes))
 }
 
-/// `OUT.fetching`.
-fn growing(out: &Path) -> PathBuf {
-    let mut name = out.as_os_str().to_owned();
-    name.push(".fetching");
-    PathBuf::from(name)
-}
-
-/// The folder in which it grows, new or of an earlier run, and the lock on it.
-fn begin(request: &Request<'_>, provenance: &Provenance) -> Result<(PathBuf, File), HubError> {
-    let folder = growing(request.out);
-    let there = folder.symlink_metadata().is_ok();
-    let file = folder.join(request.provenance);
-    if there {
-        let leftover = |what: String| HubError::Leftover { folder: folder.clone(), what };
-        let earlier = read_provenance(&file)
-            .ok_or_else(|| leftover("was not made by this command: give another --out".to_owned()))?;
-        if (&earlier.repository, &earlier.commit) != (&provenance.repository, &provenance.commit) {
-            return Err(leftover(format!(
-                "holds a part of `{}` at commit {}, and `{}` is {} now: go on with the former, --revision {}",
-                earlier.repository, earlier.commit, request.revision, provenance.commit, earlier.commit
-            )));
-        }
-    } else {
-        std::fs::create_dir(&folder).map_err(failed("create", &folder))?;
-        write(&file, provenance)?;
-    }
-    let path = folder.join(LOCK);
-    let lock = File::create(&path).map_err(failed("create", &path))?;
-    match lock.try_lock() {
-        Ok(()) => Ok((folder, lock)),
-        Err(TryLockError::WouldBlock) => Err(HubError::Locked { folder }),
-        Err(TryLockError::Error(source)) => Err(HubError::File { action: "lock", path, source }),
-    }
-}
-
-fn read_provenance(path: &Path) -> Option<Provenance> {
-    if !path.symlink_metadata().ok()?.is_file() {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    File::open(path).ok()?.take(PROVENANCE_BYTES).read_to_end(&mut bytes).ok()?;
-    serde_json::from_slice(&bytes).ok()
-}
-
-fn write(path: &Path, provenance: &Provenance) -> Result<(), HubError> {
-    let mut bytes = serde_json::to_vec_pretty(provenance).map_err(|error| HubError::File {
-        action: "write",
-        path: path.to_owned(),
-        source: error.into(),
-    })?;
-    bytes.push(b'\n');
-    let write = || {
-        let mut file = File::create(path)?;
-        file.write_all(&bytes)?;
-        file.sync_all()
-    };
-    write().map_err(failed("write", path))
-}
-
 impl Ready {
     /// Where it lies meanwhile.
     pub fn folder(&self) -> &Path {
@@ -271,27 +215,18 @@ impl Ready {
     pub fn finish(mut self, content_digest: String) -> Result<Provenance, HubError> {
         self.provenance.content_digest = Some(content_digest);
         write(&self.provenance_file, &self.provenance)?;
-        let lock = self.folder.join(LOCK);
-        std::fs::remove_file(&lock).map_err(failed("remove", &lock))?;
         sync(&self.folder)?;
         if self.out.symlink_metadata().is_ok() {
             let source = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
             return Err(HubError::File { action: "create", path: self.out.clone(), source });
         }
         std::fs::rename(&self.folder, &self.out).map_err(failed("create", &self.out))?;
+        // not earlier, or another process could begin in between; where it stays, it is hidden, and the model is whole
+        let _ = std::fs::remove_file(self.out.join(LOCK));
         match self.out.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => sync(parent)?,
             _ => sync(Path::new("."))?,
         }
         Ok(self.provenance)
-    }
-}
-
-/// Makes a folder's entries durable.
-fn sync(folder: &Path) -> Result<(), HubError> {
-    if cfg!(unix) {
-        File::open(folder).and_then(|file| file.sync_all()).map_err(failed("sync", folder))
-    } else {
-        Ok(())
     }
 }

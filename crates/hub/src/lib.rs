@@ -7,6 +7,7 @@
 //!   before a byte is written.
 //! * The list, and files that have no SHA-256 in it, come from the hub's own address. Files that have one may be handed
 //!   over to another host, as the hub does with weights; a token never is.
+//! * What is said goes over an encrypted line or stays on this machine.
 //! * Names become paths only if they are among those that a model folder has.
 //! * A transfer that broke off goes on where it was, in this run or the next.
 //!
@@ -21,14 +22,17 @@
 mod client;
 mod error;
 mod fetch;
+mod folder;
 mod listing;
 mod name;
 mod need;
+mod origin;
 mod transfer;
+mod trouble;
 
 pub use client::{DEFAULT_ENDPOINT, Hub, Settings};
 pub use error::HubError;
-pub use fetch::{FetchedFile, Observer, Provenance, Ready, Request};
+pub use fetch::{FetchedFile, Observer, Provenance, Ready, Request, Suits};
 pub use listing::{Identity, Listing, RemoteFile};
 pub use name::{Commit, RepositoryName, Revision};
 pub use need::{Needed, Weights};

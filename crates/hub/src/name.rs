@@ -62,6 +62,12 @@ impl Revision {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is a commit, and not this one.
+    pub(crate) fn is_of_another(&self, commit: &Commit) -> bool {
+        let is_commit = self.0.len() == 40 && self.0.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_commit && !self.0.eq_ignore_ascii_case(&commit.0)
+    }
 }
 
 impl FromStr for Revision {
@@ -137,6 +143,21 @@ mod tests {
         assert!("0123456789abcdef0123456789abcdef01234567".parse::<Commit>().is_ok());
         for bad in ["main", "0123456789ABCDEF0123456789abcdef01234567", "0123"] {
             assert!(bad.parse::<Commit>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_commit_that_is_asked_for_is_that_one() {
+        let commit: Commit = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
+        for (revision, other) in [
+            ("main", false),
+            ("0123456", false),
+            ("0123456789abcdef0123456789abcdef01234567", false),
+            ("0123456789ABCDEF0123456789abcdef01234567", false),
+            ("0123456789abcdef0123456789abcdef01234568", true),
+            ("g123456789abcdef0123456789abcdef01234567", false),
+        ] {
+            assert_eq!(revision.parse::<Revision>().unwrap().is_of_another(&commit), other, "{revision}");
         }
     }
 }

@@ -10,11 +10,12 @@ use sha2::{Digest as _, Sha256};
 use ureq::Body;
 use ureq::http::Response;
 
-use crate::client::{Hub, Interrupted, in_words};
-use crate::error::HubError;
+use crate::client::{Answer, Hub};
+use crate::error::{HubError, shorten};
 use crate::fetch::Observer;
 use crate::listing::{Identity, RemoteFile};
 use crate::name::{Commit, RepositoryName};
+use crate::trouble::{Interrupted, in_words};
 
 /// Bytes that are read at a time.
 const READ_BYTES: usize = 256 << 10;
@@ -22,8 +23,6 @@ const READ_BYTES: usize = 256 << 10;
 const MAX_TRIES: u32 = 5;
 /// How far is far enough to forget earlier failures, in bytes.
 const FAR_BYTES: u64 = 1 << 20;
-/// The pause after the first failure; it doubles.
-const PAUSE: Duration = Duration::from_millis(250);
 
 /// Where a file of a repository goes.
 pub(crate) struct Transfer<'a> {
@@ -70,7 +69,7 @@ impl Transfer<'_> {
     }
 
     fn part_path(&self) -> PathBuf {
-        self.folder.join(format!("{}.part", self.file.name))
+        self.folder.join(part_name(self.file))
     }
 
     /// How many bytes of it are there already.
@@ -87,28 +86,35 @@ impl Transfer<'_> {
             std::fs::rename(&whole, self.part_path()).map_err(failed("rename", &whole))?;
         }
         let mut part = self.begin(observer)?;
-        let (mut tries, mut pause, mut far) = (0u32, PAUSE, part.bytes);
+        let (mut tries, mut far) = (0u32, part.bytes);
         while part.bytes < self.file.bytes {
-            let why = match self.go_on(&mut part, observer) {
+            let interrupted = match self.go_on(&mut part, observer) {
                 Ok(()) => continue,
                 Err(Interrupted::ForGood(error)) => return Err(error),
-                Err(Interrupted::ForNow(why)) => why,
+                Err(interrupted) => interrupted,
             };
             if part.bytes >= far.saturating_add(FAR_BYTES) {
-                (tries, pause, far) = (0, PAUSE, part.bytes);
+                (tries, far) = (0, part.bytes);
             }
             tries += 1;
             if tries >= MAX_TRIES {
-                let (bytes, of) = (part.bytes, self.file.bytes);
-                if bytes == 0 {
-                    return Err(HubError::Unreachable { endpoint: self.hub.endpoint().to_owned(), why });
-                }
-                return Err(HubError::BrokenOff { file: self.file.name.clone(), bytes, of, why });
+                return Err(self.given_up(interrupted, part.bytes));
             }
-            std::thread::sleep(pause); // the caller's own thread
-            pause *= 2;
+            std::thread::sleep(interrupted.pause(tries)); // the caller's own thread
         }
         self.finish(part)
+    }
+
+    /// What is told of the last failure when there is no other try.
+    fn given_up(&self, interrupted: Interrupted, bytes: u64) -> HubError {
+        match interrupted {
+            Interrupted::ForGood(error) => error,
+            Interrupted::Busy { address, status, .. } => HubError::Busy { address, status },
+            Interrupted::ForNow { host, why } if bytes == 0 => HubError::Unreachable { endpoint: host, why },
+            Interrupted::ForNow { why, .. } => {
+                HubError::BrokenOff { file: self.file.name.clone(), bytes, of: self.file.bytes, why }
+            }
+        }
     }
 
     /// What is there of it, read once so that its digest is known.
@@ -138,26 +144,19 @@ impl Transfer<'_> {
 
     /// Asks for the rest and takes what comes.
     fn go_on(&self, part: &mut Part, observer: &mut dyn Observer) -> Result<(), Interrupted> {
-        let response = self.hub.open(self.name, self.commit, self.file, part.bytes)?;
-        let status = response.status().as_u16();
-        match (status, part.bytes) {
+        let Answer { response, from: origin } = self.hub.open(self.name, self.commit, self.file, part.bytes)?;
+        let host = self.hub.named(&origin);
+        let for_now = |why: String| Interrupted::ForNow { host: host.clone(), why };
+        match (response.status().as_u16(), part.bytes) {
             (200, 0) => {}
             // the whole file, though a part was asked for
             (200, _) => part.restart(self.file)?,
             (206, from) if from > 0 => self.check_range(&response, from)?,
             (416, from) if from > 0 => {
                 part.restart(self.file)?;
-                return Err(Interrupted::ForNow("the hub does not go on from there".to_owned()));
+                return Err(for_now("it does not go on from there".to_owned()));
             }
-            (429 | 500..=599, _) => return Err(Interrupted::ForNow(format!("the answer has status {status}"))),
-            (404, _) if response.headers().get("x-error-code").is_none() => {
-                let address = format!("{}/{}/{}", self.hub.endpoint(), self.name, self.file.name);
-                return Err(HubError::Status { address, status }.into());
-            }
-            _ => {
-                let address = format!("{}/{}/{}", self.hub.endpoint(), self.name, self.file.name);
-                return Err(self.hub.refused(&response, &address, self.name, self.commit.as_str()).into());
-            }
+            _ => return Err(self.no_file(&response, self.hub.is_own(&origin), host)),
         }
         let left = self.file.bytes - part.bytes;
         if response.headers().get("content-encoding").is_some_and(|encoding| encoding != "identity") {
@@ -173,11 +172,11 @@ impl Transfer<'_> {
             let read = match body.read(&mut buffer) {
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Interrupted::ForNow(in_words(&error.into()))),
+                Err(error) => return Err(for_now(in_words(&error.into()))),
             };
             if read == 0 {
                 if part.bytes < self.file.bytes {
-                    return Err(Interrupted::ForNow("the connection was closed".to_owned()));
+                    return Err(for_now("the connection was closed".to_owned()));
                 }
                 return Ok(());
             }
@@ -186,6 +185,23 @@ impl Transfer<'_> {
             }
             part.file.write_all(&buffer[..read]).map_err(failed("write", &part.path))?;
             part.took(&buffer[..read], observer);
+        }
+    }
+
+    /// What an answer that is no file means, of the hub itself or of who keeps its files.
+    fn no_file(&self, response: &Response<Body>, is_own: bool, host: String) -> Interrupted {
+        let status = response.status().as_u16();
+        let address = format!("{}/{}/{}", self.hub.endpoint(), self.name, self.file.name);
+        let coded = response.headers().get("x-error-code").is_some();
+        match status {
+            429 | 500..=599 => {
+                let address = if is_own { shorten(&address) } else { host };
+                Interrupted::Busy { address, status, after: retry_after(response) }
+            }
+            // whether a model may be had is the hub's to say, and nobody else's
+            _ if !is_own => HubError::Storage { file: self.file.name.clone(), host, status }.into(),
+            404 if !coded => HubError::Status { address: shorten(&address), status }.into(),
+            _ => self.hub.refused(response, &address, self.name, self.commit.as_str()).into(),
         }
     }
 
@@ -243,10 +259,15 @@ impl Part {
     }
 }
 
-impl From<HubError> for Interrupted {
-    fn from(error: HubError) -> Self {
-        Self::ForGood(error)
-    }
+/// Under which name a file grows.
+pub(crate) fn part_name(file: &RemoteFile) -> String {
+    format!("{}.part", file.name)
+}
+
+/// For how long nothing should be asked, where an answer says that in seconds.
+fn retry_after(response: &Response<Body>) -> Option<Duration> {
+    let seconds = response.headers().get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 /// What a failed operation on a file is told as.

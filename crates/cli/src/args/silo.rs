@@ -38,7 +38,8 @@ pub struct FetchOptions {
     /// The folder to make [default: NAME, below the current one].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// The hub's address, or that of a mirror [default: HF_ENDPOINT, or https://huggingface.co].
+    /// The hub's address, or that of a mirror: https://, with a certificate of a public authority, or on this machine
+    /// [default: HF_ENDPOINT, or https://huggingface.co].
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
 }
