@@ -89,7 +89,7 @@ fn audit(nodes: &Nodes, node: usize, bed: &Bed, program: &Path, mask: Digest) {
         ],
     );
     let report: Value = serde_json::from_str(&report).expect("JSON");
-    assert_eq!((&report["verdict"], &report["mask_root"]), (&json!("verified"), &json!(mask.to_string())));
+    assert_eq!((&report["verdict"], &report["mask_root"]), (&json!("VERIFIED"), &json!(mask.to_string())));
 }
 
 /// What a node wrote about itself into its transcript.

@@ -128,6 +128,12 @@ impl Meter {
         self.sent.fetch_add(sent, Ordering::Relaxed);
         self.received.fetch_add(received, Ordering::Relaxed);
     }
+
+    /// Takes back what was added.
+    fn take(&self, sent: u64, received: u64) {
+        self.sent.fetch_sub(sent, Ordering::Relaxed);
+        self.received.fetch_sub(received, Ordering::Relaxed);
+    }
 }
 
 /// What a stream is for.
@@ -149,6 +155,10 @@ pub(super) struct Counters {
     questions: Meter,
     gossip: Meter,
     upkeep: Meter,
+    /// Of streams that have not named their protocol.
+    unnamed: Meter,
+    /// The most that was told: sockets write later than their streams, and a counter does not go back.
+    framing: Meter,
     pub(super) unpublished: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) unread: AtomicU64,
@@ -178,7 +188,9 @@ impl Counters {
                 upkeep: read(&self.upkeep),
                 framing: 0,
             };
-            Split { framing: read(&self.all).saturating_sub(streams.total()), ..streams }
+            let named = streams.total().saturating_add(read(&self.unnamed));
+            let framing = read(&self.all).saturating_sub(named);
+            Split { framing: of(&self.framing).fetch_max(framing, Ordering::Relaxed).max(framing), ..streams }
         };
         Traffic {
             sent: split(|meter| &meter.sent),
@@ -279,8 +291,11 @@ impl Count for Stream {
             Label::Known(purpose) => self.counters.of(*purpose).add(bytes.len() as u64, 0),
             Label::Unknown(written, received) => {
                 written.extend_from_slice(bytes);
+                self.counters.unnamed.add(bytes.len() as u64, 0);
                 if let Some(purpose) = purpose(written) {
-                    self.counters.of(purpose).add(written.len() as u64, *received);
+                    let sent = written.len() as u64;
+                    self.counters.of(purpose).add(sent, *received);
+                    self.counters.unnamed.take(sent, *received);
                     self.label = Label::Known(purpose);
                 }
             }
@@ -299,7 +314,10 @@ impl Count for Stream {
         }
         match &mut self.label {
             Label::Known(purpose) => self.counters.of(*purpose).add(0, bytes),
-            Label::Unknown(_, received) => *received += bytes,
+            Label::Unknown(_, received) => {
+                *received += bytes;
+                self.counters.unnamed.add(0, bytes);
+            }
         }
     }
 }
@@ -307,7 +325,9 @@ impl Count for Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         if let Label::Unknown(written, received) = &self.label {
-            self.counters.upkeep.add(written.len() as u64, *received);
+            let sent = written.len() as u64;
+            self.counters.upkeep.add(sent, *received);
+            self.counters.unnamed.take(sent, *received);
         }
     }
 }
@@ -463,7 +483,7 @@ mod tests {
         let said = said(&["/multistream/1.0.0\n", "/fedprune/ask/1\n"]);
         stream.received(7);
         stream.sent(&said[..5]);
-        assert_eq!(counters.read().sent, Split { framing: 5, ..Split::default() });
+        assert_eq!(counters.read().sent, Split::default());
         stream.sent(&said[5..]);
         stream.sent(&[0; 100]);
         stream.received(1);
@@ -477,6 +497,27 @@ mod tests {
         let traffic = counters.read();
         assert_eq!((traffic.sent.upkeep, traffic.sent.framing), (1, 49));
         assert_eq!(traffic.sent.total(), said.len() as u64 + 150);
+    }
+
+    #[test]
+    fn no_count_goes_back_while_sockets_are_behind_their_streams() {
+        let counters = Arc::new(Counters::default());
+        let (mut socket, mut stream) = (Socket(Arc::clone(&counters)), Stream::new(Arc::clone(&counters), false, None));
+        let said = said(&["/multistream/1.0.0\n", "/fedprune/ask/1\n"]);
+        socket.sent(&[0; 20]);
+        let mut before = counters.read().sent;
+        for piece in said.chunks(3).chain([&[0; 300][..], &[0; 7]]) {
+            stream.sent(piece);
+            for written in [0, piece.len() + 1] {
+                socket.sent(&vec![0; written]);
+                let now = counters.read().sent;
+                let went_back = before.by_name().iter().zip(now.by_name()).any(|(before, now)| before.1 > now.1);
+                assert!(!went_back && before.total() <= now.total(), "{before:?}, then {now:?}");
+                before = now;
+            }
+        }
+        let pieces = said.len().div_ceil(3) as u64 + 2;
+        assert_eq!(before, Split { questions: said.len() as u64 + 307, framing: 20 + pieces, ..Split::default() });
     }
 
     #[test]
