@@ -31,8 +31,9 @@ one() {
   local before started computed=0 failed=0 fuzzer
   before=$(find "$artifacts" -type f | wc -l)
   started=$(date +%s)
+  # the limit on one input is by the clock, and others may have the processor
   "$built/$target" "${inputs[@]}" -artifact_prefix="$artifacts/" -rss_limit_mb=2048 \
-    -timeout=20 -max_len=32768 -print_final_stats=1 -use_value_profile=0 >"$log" 2>&1 &
+    -timeout=120 -max_len=32768 -print_final_stats=1 -use_value_profile=0 >"$log" 2>&1 &
   fuzzer=$!
   # utime and stime are the 14th and 15th field; the name before them has no space
   while read -r -a stat 2>/dev/null <"/proc/$fuzzer/stat" && [ "${stat[2]}" != Z ]; do
