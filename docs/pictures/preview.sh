@@ -32,11 +32,11 @@ quietly round new --consortium consortium.toml --model model --out round.toml --
 printf 'allowed_strategies = ["one-shot"]\nmaximum_ballot_bytes = 100000\nrequire_approval = true\n' >north/policy.toml
 quietly round preview round.toml --home north --model model --data notes --out page.html
 # a telephone's width is below the narrowest window: a frame has it
-printf '<!doctype html><body style="margin:0"><iframe src="page.html" style="width:390px;height:4460px;border:0"></iframe>' \
+printf '<!doctype html><body style="margin:0"><iframe src="page.html" style="width:390px;height:4500px;border:0"></iframe>' \
   >phone.html
 show() {
   chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --allow-file-access-from-files "--window-size=$2" \
     "--screenshot=$pictures/$1" "file://$scratch/$3" >/dev/null 2>&1
 }
-show preview.png 1000,2760 page.html
-show preview-phone.png 500,4460 phone.html
+show preview.png 1000,2800 page.html
+show preview-phone.png 500,4500 phone.html

@@ -126,14 +126,12 @@ impl Shard {
         &self.map
     }
 
-    /// Copies bytes of the file into `buffer`, in place of its contents: where each is looked at once and then changed,
+    /// Copies bytes of the file into `buffer`, which is as long as the range: where each is looked at once and then changed,
     /// that is cheaper than mapping their pages.
     ///
     /// # Errors
     /// [`CheckpointError::Io`], also for a file that was truncated meanwhile.
-    pub fn read(&self, range: Range<usize>, buffer: &mut Vec<u8>) -> Result<(), CheckpointError> {
-        // what is there already need not be zeroed to be overwritten
-        buffer.resize(range.len(), 0);
+    pub fn read(&self, range: Range<usize>, buffer: &mut [u8]) -> Result<(), CheckpointError> {
         let parts = buffer.par_chunks_mut(READ_BYTES).enumerate();
         let read = |(part, bytes): (usize, &mut [u8])| {
             let start = range.start + part * READ_BYTES;

@@ -16,7 +16,8 @@
 //! | `identity` | the digests of configuration and tokenizer |
 //! | [`write`](mod@write) | the pruned copy: all of it or nothing |
 //! | `carry`, `staging` | its other files, the temporary folder it grows in |
-//! | `write_behind`, `unbuffered` | the thread that writes, and how it writes large files |
+//! | `read_ahead`, `write_behind` | the threads that read the next matrix and write the last |
+//! | `unbuffered` | how large files are written |
 //! | [`error`] | everything that can be wrong, with file, tensor and remedy |
 //!
 //! # Memory-mapped files that change
@@ -37,6 +38,7 @@ mod carry;
 mod content;
 mod header;
 mod identity;
+mod read_ahead;
 mod shards;
 mod staging;
 mod unbuffered;

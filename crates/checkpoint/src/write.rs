@@ -2,7 +2,7 @@
 //!
 //! Weight files are streamed shard by shard, tensor by tensor in file order, with the same names, the same
 //! dtypes, and byte for byte the same headers. They are read once: the digest of the original is taken along the way.
-//! One matrix is in work at a time and up to two are being written. What lies beside them goes along
+//! One matrix is in work at a time, the next one is being read, and up to two are being written. What lies beside them goes along
 //! (see [`MAX_CARRIED_BYTES`]); the caller adds files of its own, which take the place of carried ones. An original
 //! `README.md` that is replaced is kept as `README.base.md`: it states the base model's licence and authors.
 
@@ -19,12 +19,10 @@ use crate::carry::{self, Survey};
 use crate::checkpoint::{Checkpoint, Shard, Tensor};
 use crate::content;
 use crate::error::{BoxError, CheckpointError, reading, shorten};
+use crate::read_ahead::{Loaded, ReadAhead};
 use crate::shards::{INDEX_FILE, SINGLE_FILE, check_file_name};
 use crate::staging::{self, Staging};
-use crate::write_behind::{WriteBehind, WriterGone};
-
-/// Bytes of a tensor that is not pruned that are copied at a time. A power of two, so that BLAKE3's tree splits evenly.
-const COPY_BYTES: usize = 4 << 20;
+use crate::write_behind::{Buffer, WriteBehind, WriterGone};
 
 /// A file that the caller adds to the copy.
 pub struct ExtraFile<'a> {
@@ -153,8 +151,9 @@ pub fn write_pruned(
     let staging = Staging::begin(out, needed_bytes)?;
 
     let (mut bytes, hashes) = std::thread::scope(|scope| {
-        let mut writer = WriteBehind::begin(scope, progress);
-        match stream(checkpoint, &staging, edit, &mut writer) {
+        let (mut writer, spare) = WriteBehind::begin(scope, progress);
+        let mut reader = ReadAhead::begin(scope, checkpoint, spare);
+        match stream(checkpoint, &staging, edit, &mut reader, &mut writer) {
             Ok(hashes) => Ok((writer.finish()?, hashes)),
             // the writer's error is the cause where the stream only found it gone
             Err(error) => Err(writer.abandon().err().or(error).expect("a writer that is gone has an error")),
@@ -194,6 +193,7 @@ fn stream(
     checkpoint: &Checkpoint,
     staging: &Staging,
     edit: &mut Edit<'_>,
+    reader: &mut ReadAhead,
     writer: &mut WriteBehind<'_>,
 ) -> Result<Hashes, Option<CheckpointError>> {
     let none = vec![None; checkpoint.tensors.len()];
@@ -201,12 +201,12 @@ fn stream(
     for shard in &checkpoint.shards {
         let file = staging.create(OsStr::new(&shard.name), shard.bytes().len() as u64)?;
         writer.file(file)?;
-        writer.append(shard.bytes()[..shard.data_start].to_vec())?;
+        writer.append(Buffer::of(shard.bytes()[..shard.data_start].to_vec()))?;
         for &at in &shard.order {
             let tensor = &checkpoint.tensors[at];
             let (read, written) = match tensor.matrix {
-                Some(index) => copy_edited(shard, tensor, index, edit, writer)?,
-                None => copy_windows(shard, tensor, writer)?,
+                Some(index) => copy_edited(shard, tensor, index, edit, reader, writer)?,
+                None => copy_windows(reader, writer)?,
             };
             hashes.read[at] = tensor.used.map(|_| read);
             hashes.written[at] = tensor.used.map(|_| written);
@@ -221,42 +221,39 @@ impl From<WriterGone> for Option<CheckpointError> {
     }
 }
 
-/// One prunable matrix: into memory, through `edit`, out again. Hashes before and after.
+/// One prunable matrix through `edit`. Hashes before and after.
 fn copy_edited(
     shard: &Shard,
     tensor: &Tensor,
     index: usize,
     edit: &mut Edit<'_>,
+    reader: &mut ReadAhead,
     writer: &mut WriteBehind<'_>,
 ) -> Result<(blake3::Hash, blake3::Hash), Option<CheckpointError>> {
-    let mut matrix = writer.buffer();
-    shard.read(tensor.range.clone(), &mut matrix)?;
-    let read = content::hash(&matrix);
-    edit(index, &mut matrix).map_err(|source| CheckpointError::Edit {
+    let Loaded { mut buffer, hash } = reader.next()?;
+    let read = hash.expect("a matrix is read in one piece");
+    edit(index, buffer.bytes_mut()).map_err(|source| CheckpointError::Edit {
         tensor: tensor.name.clone(),
         path: shard.path.clone(),
         source,
     })?;
-    let written = content::hash(&matrix);
-    writer.append(matrix)?;
+    let written = content::hash(buffer.bytes());
+    writer.append(buffer)?;
     Ok((read, written))
 }
 
 /// Any other tensor: as it is, a window at a time.
 fn copy_windows(
-    shard: &Shard,
-    tensor: &Tensor,
+    reader: &mut ReadAhead,
     writer: &mut WriteBehind<'_>,
 ) -> Result<(blake3::Hash, blake3::Hash), Option<CheckpointError>> {
-    let mut hasher = blake3::Hasher::new();
-    for start in tensor.range.clone().step_by(COPY_BYTES) {
-        let mut window = writer.buffer();
-        shard.read(start..tensor.range.end.min(start + COPY_BYTES), &mut window)?;
-        content::update(&mut hasher, &window);
-        writer.append(window)?;
+    loop {
+        let Loaded { buffer, hash } = reader.next()?;
+        writer.append(buffer)?;
+        if let Some(hash) = hash {
+            return Ok((hash, hash));
+        }
     }
-    let hash = hasher.finalize();
-    Ok((hash, hash))
 }
 
 /// Copies a file whole, refusing one that has grown beyond `limit` bytes.

@@ -2,7 +2,7 @@
 //! the next matrix is being read and pruned. What is written becomes durable as it comes, a few hundred megabytes at a time: left
 //! to the end, the disk would stand still now and everybody wait for it then.
 //!
-//! Bounded: two buffers beside the one in work. Errors of the disk end the writer; whoever gives it more learns that it
+//! Bounded: two buffers beside the one in work, and what is read ahead. Errors of the disk end the writer; whoever gives it more learns that it
 //! is gone and fetches the error with [`WriteBehind::finish`].
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -18,10 +18,41 @@ const STEP_BYTES: usize = 4 << 20;
 /// Bytes after which what is written is made durable.
 const DURABLE_BYTES: u64 = 128 << 20;
 
+/// Memory for a piece, which may be larger than the piece: what is there already need not be zeroed to be overwritten.
+#[derive(Default)]
+pub(crate) struct Buffer {
+    memory: Vec<u8>,
+    bytes: usize,
+}
+
+impl Buffer {
+    /// That of these bytes.
+    pub fn of(bytes: Vec<u8>) -> Self {
+        Self { bytes: bytes.len(), memory: bytes }
+    }
+
+    /// Makes it a piece of so many bytes, of any contents.
+    pub fn resize(&mut self, bytes: usize) {
+        if self.memory.len() < bytes {
+            self.memory.resize(bytes, 0);
+        }
+        self.bytes = bytes;
+    }
+
+    /// What is in it.
+    pub fn bytes(&self) -> &[u8] {
+        &self.memory[..self.bytes]
+    }
+
+    /// What is in it, to be changed.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[..self.bytes]
+    }
+}
+
 /// The thread that writes.
 pub(crate) struct WriteBehind<'scope> {
     pieces: SyncSender<Piece>,
-    spare: Receiver<Vec<u8>>,
     writer: ScopedJoinHandle<'scope, Result<u64, CheckpointError>>,
 }
 
@@ -32,18 +63,21 @@ pub(crate) struct WriterGone;
 enum Piece {
     /// What follows goes into this file; the one before is complete.
     File(StagedFile),
-    Bytes(Vec<u8>),
+    Bytes(Buffer),
     /// All files are complete. Without it the last one was given up.
     End,
 }
 
 impl<'scope> WriteBehind<'scope> {
-    /// Starts the thread; `progress` is told the bytes written since its last call.
-    pub fn begin<'env>(scope: &'scope Scope<'scope, 'env>, progress: &'env (dyn Fn(u64) + Sync)) -> Self {
+    /// Starts the thread; `progress` is told the bytes written since its last call. Buffers that were written come back.
+    pub fn begin<'env>(
+        scope: &'scope Scope<'scope, 'env>,
+        progress: &'env (dyn Fn(u64) + Sync),
+    ) -> (Self, Receiver<Buffer>) {
         let (pieces, receiver) = sync_channel(WAITING);
         let (give_back, spare) = channel();
         let writer = scope.spawn(move || write(&receiver, &give_back, progress));
-        Self { pieces, spare, writer }
+        (Self { pieces, writer }, spare)
     }
 
     /// Ends the file before, if any, and begins `file`.
@@ -52,13 +86,8 @@ impl<'scope> WriteBehind<'scope> {
     }
 
     /// Appends to the file begun last.
-    pub fn append(&mut self, bytes: Vec<u8>) -> Result<(), WriterGone> {
+    pub fn append(&mut self, bytes: Buffer) -> Result<(), WriterGone> {
         self.give(Piece::Bytes(bytes))
-    }
-
-    /// A buffer for the next piece, with room and some old contents if there is one.
-    pub fn buffer(&mut self) -> Vec<u8> {
-        self.spare.try_recv().unwrap_or_default()
     }
 
     fn give(&mut self, piece: Piece) -> Result<(), WriterGone> {
@@ -91,7 +120,7 @@ impl<'scope> WriteBehind<'scope> {
 
 fn write(
     pieces: &Receiver<Piece>,
-    give_back: &Sender<Vec<u8>>,
+    give_back: &Sender<Buffer>,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<u64, CheckpointError> {
     std::thread::scope(|scope| {
@@ -109,15 +138,15 @@ fn write(
                     }
                     since_synced = 0;
                 }
-                Piece::Bytes(bytes) => {
+                Piece::Bytes(buffer) => {
                     let Some(file) = &mut file else { continue };
-                    for step in bytes.chunks(STEP_BYTES) {
+                    for step in buffer.bytes().chunks(STEP_BYTES) {
                         file.append(step)?;
                         progress(step.len() as u64);
                     }
-                    since_synced += bytes.len() as u64;
+                    since_synced += buffer.bytes().len() as u64;
                     // nobody may be left to use it again
-                    let _ = give_back.send(bytes);
+                    let _ = give_back.send(buffer);
                     if since_synced >= DURABLE_BYTES && syncing.as_ref().is_none_or(ScopedJoinHandle::is_finished) {
                         bytes_written += joined(&mut syncing)?;
                         if let Some(so_far) = file.written_so_far()? {

@@ -281,8 +281,8 @@ fn effects(attack: &Attack, out: &mut String) {
 fn chart(sizes: &[SizeReport], out: &mut String) {
     const ROW: usize = 52;
     // with a word and a share to the right of the longest bar, and letters that can be read at a telephone's width
-    const LEFT: f64 = 100.0;
-    const WIDTH: f64 = 260.0;
+    const LEFT: f64 = 112.0;
+    const WIDTH: f64 = 248.0;
     let height = ROW * sizes.len() + 34;
     let _ = writeln!(
         out,
