@@ -35,4 +35,4 @@ pub use error::HubError;
 pub use fetch::{FetchedFile, Observer, Provenance, Ready, Request, Suits};
 pub use listing::{Identity, Listing, RemoteFile};
 pub use name::{Commit, RepositoryName, Revision};
-pub use need::{Needed, Weights};
+pub use need::{Needed, Weights, shards};

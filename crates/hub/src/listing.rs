@@ -1,7 +1,9 @@
 //! What a hub says of a repository: its commit, and each file with size and digest.
 
+use std::fmt;
+
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::error::{HubError, shorten};
 use crate::name::Commit;
@@ -48,7 +50,8 @@ pub enum Identity {
 struct Document {
     sha: String,
     #[serde(default, rename = "cardData")]
-    card: Value,
+    card: Card,
+    #[serde(deserialize_with = "few")]
     siblings: Vec<Sibling>,
 }
 
@@ -67,19 +70,120 @@ struct Stored {
     size: Option<u64>,
 }
 
+/// What a card says of its licence. It may say anything, of any kind, none of which is kept.
+#[derive(Default)]
+struct Card {
+    licence: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Card {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut licence = None;
+        deserializer.deserialize_any(Anything(&mut licence, "license")).map(|()| Self { licence })
+    }
+}
+
+/// Text that is printable and short, or what the field of this name says if it is that; anything else is passed over.
+struct Anything<'a>(&'a mut Option<String>, &'static str);
+
+impl<'de> Visitor<'de> for Anything<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("anything")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        if self.1.is_empty() && text.len() <= MAX_LICENCE_BYTES && text.bytes().all(is_printable) {
+            *self.0 = Some(text.to_owned());
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        while let Some(name) = fields.next_key::<String>()? {
+            if !self.1.is_empty() && name == self.1 {
+                fields.next_value_seed(Within(self.0))?;
+            } else {
+                fields.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The value of a field.
+struct Within<'a>(&'a mut Option<String>);
+
+impl<'de> serde::de::DeserializeSeed<'de> for Within<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(Anything(self.0, ""))
+    }
+}
+
+/// No more than [`MAX_FILES`]: what follows is not read.
+fn few<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Sibling>, D::Error> {
+    struct Few;
+
+    impl<'de> Visitor<'de> for Few {
+        type Value = Vec<Sibling>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a list of files")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+            let mut files = Vec::new();
+            while let Some(file) = items.next_element()? {
+                if files.len() == MAX_FILES {
+                    return Err(A::Error::custom(format!("it has more than the {MAX_FILES} files allowed")));
+                }
+                files.push(file);
+            }
+            Ok(files)
+        }
+    }
+    deserializer.deserialize_seq(Few)
+}
+
 impl Listing {
-    /// Reads the hub's answer.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, HubError> {
+    /// Reads the hub's answer, of which no more is kept than [`Listing`] has.
+    ///
+    /// # Errors
+    /// [`HubError::Listing`] for what is no such list.
+    pub fn parse(bytes: &[u8]) -> Result<Self, HubError> {
         let bad = |why: String| HubError::Listing(why);
         let document: Document = serde_json::from_slice(bytes).map_err(|error| bad(shorten(&error.to_string())))?;
-        if document.siblings.len() > MAX_FILES {
-            return Err(bad(format!("it has {} files, more than the {MAX_FILES} allowed", document.siblings.len())));
-        }
-        let licence = document.card.get("license").and_then(Value::as_str);
-        let licence = licence.filter(|text| text.len() <= MAX_LICENCE_BYTES && text.bytes().all(is_printable));
         Ok(Self {
             commit: document.sha.parse()?,
-            licence: licence.map(str::to_owned),
+            licence: document.card.licence,
             files: document.siblings.into_iter().filter_map(file).collect(),
         })
     }
@@ -118,7 +222,7 @@ fn hexadecimal(text: String, digits: usize) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -149,7 +253,17 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_and_odd_cards_are_ignored() {
-        for card in [json!("text"), json!({ "license": ["a"] }), json!({ "license": "\u{1b}[2J" }), json!(null)] {
+        let many = json!([[1, -1, 1.5, true, null, "a", { "license": "b" }], { "license": { "license": "c" } }]);
+        for card in [
+            many,
+            json!("text"),
+            json!(7),
+            json!({ "license": { "license": "d" } }),
+            json!({ "license": "x".repeat(201) }),
+            json!({ "license": ["a"] }),
+            json!({ "license": "\u{1b}[2J" }),
+            json!(null),
+        ] {
             let listing = parse(&json!({ "sha": COMMIT, "cardData": card, "siblings": [] })).unwrap();
             assert_eq!(listing.licence, None, "{card}");
         }
@@ -161,5 +275,9 @@ mod tests {
         let negative = json!({ "sha": COMMIT, "siblings": [{ "rfilename": "x", "size": -1, "blobId": COMMIT }] });
         assert!(parse(&negative).is_err());
         assert!(Listing::parse(b"<html>").is_err());
+        let files = vec![json!({ "rfilename": "x" }); MAX_FILES + 1];
+        let error = parse(&json!({ "sha": COMMIT, "siblings": files })).unwrap_err().to_string();
+        assert!(error.contains("more than the 100000 files"), "{error}");
+        assert!(parse(&json!({ "sha": COMMIT, "siblings": files[1..] })).unwrap().files.is_empty());
     }
 }

@@ -108,7 +108,10 @@ struct Index {
 }
 
 /// The files of weights that an index names, in the order of their names; all are listed.
-pub(crate) fn shards(index: &[u8], listing: &Listing) -> Result<Vec<RemoteFile>, HubError> {
+///
+/// # Errors
+/// [`HubError::Index`] for what is no index, and for names that no file of weights has or that are not listed.
+pub fn shards(index: &[u8], listing: &Listing) -> Result<Vec<RemoteFile>, HubError> {
     let bad = |why: String| HubError::Index(why);
     let index: Index = serde_json::from_slice(index).map_err(|error| bad(shorten(&error.to_string())))?;
     let names: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();

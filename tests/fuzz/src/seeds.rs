@@ -18,7 +18,7 @@ use crate::mutate::Numbers;
 use crate::targets::{
     AUDITED, BODIES, BallotKind, CHANGED, WORLDS, ballot_of, bodies, encoded_chunk, holdings, journal_key,
 };
-use crate::targets::{inclusion, justified, segment};
+use crate::targets::{SEPARATOR, inclusion, justified, segment};
 
 /// Names and inputs.
 type Seeds = Vec<(String, Vec<u8>)>;
@@ -372,4 +372,28 @@ pub fn manifests() -> Seeds {
     let scenario = |seed| Scenario::stormy(seed, Shape::of_seed(seed, 4 + seed as usize));
     seeds.extend((0..3).map(|seed| (format!("scenario-{seed}.toml"), scenario(seed).to_toml().into_bytes())));
     seeds
+}
+
+/// Lists of a model in one file and of one in two, the latter with its index.
+pub fn listings() -> Seeds {
+    let (commit, sha256) = ("0123456789abcdef".repeat(3)[..40].to_owned(), "ab".repeat(32));
+    let plain = |name: &str, bytes: u64| json!({ "rfilename": name, "size": bytes, "blobId": commit });
+    let large = |name: &str, bytes: u64| json!({ "rfilename": name, "size": bytes, "blobId": commit, "lfs": { "sha256": sha256, "size": bytes, "pointerSize": 134 } });
+    let list = |weights: Vec<Value>| {
+        let common = [plain(".gitattributes", 1519), plain("config.json", 704), plain("tokenizer.json", 2_104_556)];
+        let card = json!({ "license": "apache-2.0", "language": ["en"], "tags": [] });
+        let files: Vec<Value> = common.into_iter().chain(weights).collect();
+        json!({ "_id": "6", "id": "owner/name", "sha": commit, "private": false, "cardData": card, "siblings": files })
+            .to_string()
+            .into_bytes()
+    };
+    let shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    let index = json!({ "metadata": { "total_size": 30 }, "weight_map": {
+        "model.embed_tokens.weight": shards[0], "model.norm.weight": shards[1],
+    } });
+    let sharded = list(vec![large(shards[0], 10), large(shards[1], 20), plain("model.safetensors.index.json", 155)]);
+    vec![
+        ("one-file".to_owned(), list(vec![large("model.safetensors", 269_060_552)])),
+        ("two-files".to_owned(), [&sharded[..], &[SEPARATOR], index.to_string().as_bytes()].concat()),
+    ]
 }

@@ -65,7 +65,7 @@ macro_rules! run {
 
 run! {
     ballot tally ballot_round_trip message canonical document machine config safetensors request chunk wal journal
-    transcript manifest proof attestation
+    transcript manifest proof attestation hub
 }
 
 /// Every target is here, and has a fuzzer and a corpus; nothing else has.

@@ -10,12 +10,14 @@
 //! | `node` | requests and answers, chunks of bodies, the log |
 //! | `transcript` | a transcript in which one file is another |
 //! | `testnet` | manifests and scenarios |
+//! | `hub` | the list of files of a model on a hub |
 //! | `prune` | the journal of an unfinished run |
 
 mod attest;
 mod ballots;
 mod checkpoint;
 mod federation;
+mod hub;
 mod machine;
 mod node;
 mod prune;
@@ -25,6 +27,7 @@ mod transcript;
 pub(crate) use attest::{attestations, inclusion};
 pub(crate) use ballots::{Kind as BallotKind, ballot_of};
 pub(crate) use federation::{CHANGED, WORLDS, bodies, holdings, justified};
+pub(crate) use hub::SEPARATOR;
 pub(crate) use node::{BODIES, encoded_chunk, segment};
 pub(crate) use prune::key as journal_key;
 pub(crate) use transcript::AUDITED;
@@ -190,6 +193,14 @@ pub const TARGETS: &[Target] = &[
         seeds: seeds::attestations,
         fixed_bytes: 128 << 10,
         bytes_a_byte: 512,
+    },
+    Target {
+        name: "hub",
+        reads: "a hub's list of the files of a model, and the index of its weights",
+        run: hub::listing,
+        seeds: seeds::listings,
+        fixed_bytes: 64 << 10,
+        bytes_a_byte: 256,
     },
 ];
 
