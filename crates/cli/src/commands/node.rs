@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use fedprune_audit::html::text::utc;
+use fedprune_model::text::find_text_files;
 use fedprune_node::network::ProgramName;
 use fedprune_node::run::{Ending, NodeConfig, NodeEvent, Outgoing, Status, StatusError};
 use fedprune_node::storage::home::Home;
@@ -79,6 +80,13 @@ pub fn run_behind(
     compute_arguments.extend(options.device.dtype.map(|dtype| format!("--dtype={dtype}")));
     compute_arguments.extend(options.device.threads.map(|threads| format!("--threads={threads}")));
     options.device.limit_threads();
+    // a typing error should not take this member's vote: whatever can be told now is
+    if options.ballot.is_none() && !options.data.is_empty() {
+        find_text_files(&options.data)?;
+    }
+    if options.ballot.is_none() && !cfg!(feature = "cuda") {
+        options.device.device.open()?;
+    }
     let config = NodeConfig {
         home: options.home.clone(),
         round: options.round,

@@ -359,6 +359,7 @@ impl Machine {
             (true, _) => "agreeing",
             (false, true) => "waiting for holdings of others",
             (false, false) if state.store.headers.contains_key(&self.me) => "waiting for ballots of others",
+            _ if state.abstained => "waiting for ballots of others, without one of ours",
             _ => "computing our ballot",
         }
     }

@@ -29,7 +29,7 @@ pub enum Record {
     Tallied(Digest, Digest),
     /// This member found votes of its own that its log does not have, and says nothing more at this height.
     Silent,
-    /// This member has no ballot for this height.
+    /// This member had no ballot for this height, in one life of its process; in the next it tries again.
     Abstained,
 }
 

@@ -483,6 +483,27 @@ fn another_result_of_ours_than_what_is_certified_ends_it() {
     assert!(second(&effects) && published(&effects).iter().all(|bytes| **bytes == ours), "{effects:?}");
 }
 
+/// A text that was not found, say, is nothing that a member could not mend: it signed nothing yet.
+#[test]
+fn a_member_that_abstained_tries_again_when_it_comes_back() {
+    let height = Height(0);
+    let computes = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Compute(Height(0))));
+    let mut machine = joined(0);
+    let effects = machine.step(7, Input::Abstained { height, why: "no text".to_owned() });
+    let record = |effect: &Effect| match effect {
+        Effect::Append(height, record) => Some((*height, record.clone())),
+        _ => None,
+    };
+    let records: Vec<_> = effects.iter().filter_map(record).collect();
+    assert_eq!(records, [(height, Record::Abstained)]);
+    assert!(!computes(&machine.step(8, Input::Tick)), "not in the same life");
+    let mut machine = machine_of(0, records);
+    let _ = machine.step(0, Input::Tick);
+    let again = [1, 2, 3]
+        .map(|other| computes(&machine.step(1, Input::Recalled { from: MemberIndex(other), messages: Vec::new() })));
+    assert!(again.contains(&true));
+}
+
 #[test]
 fn how_a_ballot_stands_is_told() {
     let height = Height(0);
@@ -491,6 +512,7 @@ fn how_a_ballot_stands_is_told() {
     let invalid = Input::Invalid { height, member: MemberIndex(2), body: Digest::of(b"a"), why: "bad".to_owned() };
     let _ = machine.step(6, invalid);
     let _ = machine.step(7, Input::Abstained { height, why: "no text".to_owned() });
+    assert!(machine.stage().ends_with("without one of ours"), "{}", machine.stage());
     let standing = |machine: &Machine| [0, 1, 2].map(|member| machine.standing(height, MemberIndex(member)));
     assert_eq!(standing(&machine), [Some(Standing::Abstained), None, Some(Standing::Refused)]);
     let mut decided = joined(0);

@@ -336,7 +336,9 @@ impl NodeEvent {
             Self::Ballot { height, bytes, seconds } => {
                 format!("our ballot for height {height} is signed: {bytes} bytes, after {seconds:.1} s")
             }
-            Self::Abstained { height, why } => format!("no ballot of ours for height {height}: {why}"),
+            Self::Abstained { height, why } => format!(
+                "no ballot of ours for height {height}: {why}; once that is mended, stop this node and start it again: it tries anew"
+            ),
             Self::Held { height, member } => format!("the ballot of `{member}` for height {height} is here and valid"),
             Self::Invalid { height, member, why } => {
                 format!("the ballot of `{member}` for height {height} does not count: {why}")

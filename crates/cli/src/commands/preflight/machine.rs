@@ -78,6 +78,14 @@ pub(super) fn text(options: &PreflightOptions, round: Option<&Round>) -> Option<
     Some(match find_text_files(&options.data) {
         Ok(files) => {
             let total: u64 = files.iter().map(fedprune_model::text::TextFile::bytes).sum();
+            let calibration = round.and_then(|round| round.terms().calibration);
+            let fewest = calibration.map_or(0, |calibration| calibration.minimum_calibration_tokens);
+            if total < fewest {
+                // a token has a byte at least
+                let found =
+                    format!("{} cannot hold the {} tokens that the round wants at least", bytes(total), count(fewest));
+                return Some(Check::failed("text", found, "give more text with --data PATH"));
+            }
             Check::ok("text", format!("{} files, {}", count(files.len() as u64), bytes(total)))
         }
         Err(error) => {
