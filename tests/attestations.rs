@@ -118,7 +118,13 @@ fn what_is_attested_verifies_and_says_what_it_says() {
     let text = place.done(&[&["verify", "result.json", "--pruned", "pruned"], &WITH[..]].concat());
     assert!(text.contains("east, north, south, west") && text.contains(&place.world.mask_root.to_string()), "{text}");
     assert!(text.contains("--round-id tells"), "{text}");
-    place.done(&[&["verify", "pruned.sig", "--pruned", "pruned"], &WITH[..]].concat());
+    assert!(text.contains("ATTESTED: every signature in it verifies; the folder has the files"), "{text}");
+    let text = place.done(&[&["verify", "result.json"], &WITH[..]].concat());
+    assert!(text.contains("; nothing was compared with what it says"), "{text}");
+    let text = place.done(&[&["verify", "ballot.json", "--pruned", "pruned"], &WITH[..]].concat());
+    assert!(text.contains("--pruned was not compared") && text.contains("; nothing was compared"), "{text}");
+    let text = place.done(&[&["verify", "pruned.sig", "--pruned", "pruned"], &WITH[..]].concat());
+    assert!(text.contains("only `attest result` says") && text.contains("files that were signed"), "{text}");
     // who attests the same signs the same bytes
     let payload = |name: &str| {
         let envelope: Value = serde_json::from_slice(&fs::read(place.path(name)).unwrap()).unwrap();
@@ -156,6 +162,18 @@ fn what_does_not_hold_is_refused_and_says_why() {
     place.done(&["ballot", "--home", "north", "--transcript", "transcript", "--out", "north.json"]);
     place.refused(&["merge", "north.json", "ballot.json", "--out", "both.json"], 1, "different statements");
     place.refused(&[&["verify", "pruned.sig"], &WITH[..]].concat(), 1, "--pruned DIR");
+    // what says nothing of a round is not held against one
+    let of_folder = ["verify", "pruned.sig", "--pruned", "pruned"];
+    let round = place.world.round.id().to_string();
+    place.refused(&[&of_folder[..], &["--round-id", &round], &WITH].concat(), 2, "says nothing of a round");
+    place.refused(&[&of_folder[..], &["--threshold", "0"], &WITH].concat(), 2, "--threshold 0");
+    place.refused(&[&["verify", "result.json", "--threshold", "0"], &WITH[..]].concat(), 2, "--threshold 0");
+    place.refused(&[&["verify", "nowhere"], &WITH[..]].concat(), 1, "there is no file `nowhere`");
+    place.refused(&["model", "east", "--home", "east", "--out", "home.sig"], 1, "is not signed, since it is no model");
+    assert!(!place.path("home.sig").exists());
+    // signatures are counted, not files
+    let text = place.done(&["merge", "result-east.json", "result-east.json", "--out", "once.json"]);
+    assert!(text.contains("1 signature, of 2 envelopes"), "{text}");
     place.refused(&["model", "pruned", "--home", "east", "--out", "pruned/x.sig"], 1, "write it outside");
     place.refused(&["model", "pruned", "--home", "east", "--out", "pruned.sig"], 1, "is not overwritten");
 }

@@ -111,6 +111,38 @@ fn mistakes() {
     }
 }
 
+/// A file beside the weights that is not the base model's is named.
+#[test]
+fn every_file_of_the_pruned_folder_is_looked_at() {
+    let world = World::new(ONE_SHOT);
+    let (model, pruned) = (text(&world.path("model")), text(&world.path("pruned")));
+    let with_model = ["--model", &model, "--pruned", &pruned];
+    fs::write(world.path("pruned").join("README.md"), "a card").unwrap();
+    let (code, report) = verify(&world, &with_model);
+    assert!(code == 10 && report.contains("not compared, since") && report.contains("`README.md`"), "{report}");
+    fs::write(world.path("pruned").join("modeling_llama.py"), "import os").unwrap();
+    let (code, report) = verify(&world, &with_model);
+    assert!(code == 12 && report.contains("`modeling_llama.py` is not in the base model"), "{report}");
+}
+
+/// That a folder may not be looked into is not taken for a folder without a transcript.
+#[cfg(unix)]
+#[test]
+fn a_transcript_that_is_out_of_reach_is_told_from_none() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new(ONE_SHOT);
+    let closed = world.path("closed");
+    fs::create_dir(&closed).unwrap();
+    support::copy_folder(&world.transcript(), &closed.join("transcript"));
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    // root may look everywhere
+    let shut = fs::read_dir(&closed).is_err();
+    let output = run(&["audit", "verify", &text(&closed.join("transcript"))]);
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!shut || (output.status.code() == Some(1) && message.contains("ermission denied")), "{message}");
+}
+
 /// Words of strangers do not steer the terminal of whoever audits.
 #[test]
 fn names_from_a_transcript_are_harmless() {
@@ -178,6 +210,13 @@ fn comparisons_have_exit_codes_of_their_own() {
     compare("other", 13, "PARTIAL");
     flip(&first_of_class(&world.path("other"), "results"));
     compare("other", 12, "FAILED");
+    // without any decision no transcript holds
+    fs::create_dir(world.path("begun")).unwrap();
+    for name in ["consortium.bin", "consortium.signatures", "round.bin"] {
+        fs::copy(world.transcript().join(name), world.path("begun").join(name)).unwrap();
+    }
+    let (code, said) = run_in(&world, &["audit", "compare", "begun", "begun"]);
+    assert!(code == 12 && said.contains("FAILED: "), "{said}");
     let another = World::new(ONE_SHOT);
     support::copy_folder(&another.transcript(), &world.path("another"));
     compare("another", 15, "OTHER-ROUND");

@@ -154,6 +154,63 @@ fn what_was_seen_is_what_is_sent() {
         String::from_utf8_lossy(&shown.stdout).contains(digest),
         "the ballot in the transcript is the one that was seen"
     );
+    let words = String::from_utf8(run(at, &["node", "status", "--home", "home"]).stdout).unwrap();
+    for part in ["audit verify ", &format!(" --round-id {} --model DIR --pruned ", site.round), " --consortium-id "] {
+        assert!(words.contains(part), "`{part}` is missing from: {words}");
+    }
+
+    // what is over is not seen before it is sent
+    std::fs::copy(bundled("silos/melville_moby_dick.txt"), at.join("notes.txt")).unwrap();
+    unchanged_by(&site, &[site.preview(&[]), site.approve(&["--person", "Eve"])], "this round is over here");
+    assert_eq!(json(at, &site.approve(&[]))["already"], true);
+}
+
+/// What lies beside a round, none of which these commands change when they refuse.
+#[track_caller]
+fn unchanged_by(site: &Site, commands: &[Vec<&str>], why: &str) {
+    let files = ["contribution/height-0000.ballot", "approval.json", "preview.json", "../../approvals.jsonl"];
+    let read = || files.map(|file| std::fs::read(site.folder().join(file)).ok());
+    let before = read();
+    for command in commands {
+        refused(site.at(), command, &[why]);
+    }
+    assert!(before == read(), "something was written");
+}
+
+#[test]
+fn nothing_takes_the_place_of_a_signed_ballot() {
+    let site = Site::new(&["--strategy", "iterative"]);
+    let at = site.at();
+    let seen = json(at, &site.preview(&[]));
+    json(at, &site.approve(&[]));
+    let died = run(at, &[&site.node()[..], &["--fail-at", "settled-written"]].concat());
+    assert_eq!(died.status.code(), None, "{}", String::from_utf8_lossy(&died.stderr));
+    let signed = format!("already signed: {}", seen["ballot"]["digest"].as_str().unwrap());
+    unchanged_by(&site, &[site.preview(&[])], &signed);
+    // who approves that very ballot may still be said
+    let approved = json(at, &site.approve(&["--person", "Ada"]));
+    assert_eq!(approved["approval"]["ballot"], seen["ballot"]["digest"]);
+    std::fs::remove_file(site.folder().join("preview.json")).unwrap();
+    unchanged_by(&site, &[site.approve(&["--person", "Eve"])], &signed);
+    let done = run(at, &site.node());
+    assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+fn a_refused_ballot_does_not_stay_where_it_was_computed() {
+    let site = Site::new(&[]);
+    let at = site.at();
+    json(at, &site.preview(&[]));
+    json(at, &site.approve(&[]));
+    let notes = std::fs::read(at.join("notes.txt")).unwrap();
+    let ballot = site.folder().join("contribution/height-0000.ballot");
+    std::fs::remove_file(&ballot).unwrap();
+    std::fs::copy(bundled("silos/melville_moby_dick.txt"), at.join("notes.txt")).unwrap();
+    refused(at, &site.node(), &["`approval` names ballot", "text, model or settings are not those of the preview"]);
+    assert!(!ballot.exists());
+    std::fs::write(at.join("notes.txt"), notes).unwrap();
+    let done = run(at, &site.node());
+    assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 #[test]

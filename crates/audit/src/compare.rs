@@ -29,7 +29,7 @@ pub enum Sameness {
     SameDecision,
     /// What signatures tell does not hold in one of them.
     Failed,
-    /// What both decided is the same, and one decided more; or nothing was decided.
+    /// What both decided is the same, and one decided more.
     Partial,
     /// A quorum committed to one decision in one, and to another in the other, or signed different masks.
     Contradiction,
@@ -217,6 +217,8 @@ fn judge(comparison: &Comparison) -> Sameness {
         return Sameness::Failed;
     }
     let decided = heights.iter().filter(|height| height.decided_in_a || height.decided_in_b);
+    // a height that lies there without a decision has failed already, and so has a round without any; that nothing
+    // was decided is no sameness all the same
     let partial = decided.clone().any(|height| height.decided_in_a != height.decided_in_b);
     if partial || decided.count() == 0 { Sameness::Partial } else { Sameness::SameDecision }
 }

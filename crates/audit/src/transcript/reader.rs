@@ -151,8 +151,16 @@ impl Transcript {
     /// # Errors
     /// [`TranscriptError`] for a folder that is none or holds more than `limits` allow.
     pub fn open(root: &Path, limits: &Limits) -> Result<Self, TranscriptError> {
-        if !root.is_dir() || root.join(CONSORTIUM).symlink_metadata().is_err() {
-            return Err(TranscriptError::NotATranscript(root.to_owned()));
+        let not_there = |error: &std::io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+        let found = fs::metadata(root).and_then(|of_root| {
+            let is_transcript = of_root.is_dir() && root.join(CONSORTIUM).symlink_metadata().map(|_| true)?;
+            Ok(is_transcript)
+        });
+        match found {
+            Ok(true) => {}
+            // what may not be looked at is something else than what is not there
+            Err(source) if !not_there(&source) => return Err(TranscriptError::Io { path: root.to_owned(), source }),
+            Ok(false) | Err(_) => return Err(TranscriptError::NotATranscript(root.to_owned())),
         }
         let transcript = Self {
             root: root.to_owned(),

@@ -11,12 +11,14 @@
 //! | `proposals` | what aggregators proposed with what they should have |
 //! | `equivocation` | everything that a member said with everything else that it said |
 //! | `pruned` | a pruned checkpoint with base ⊙ mask |
+//! | `beside` | what lies beside its weights with what lies beside those of the base model |
 //! | `between` | what members said in one transcript with what they said in another |
 //!
 //! Nothing is believed because the transcript says it: names of files, digests, sizes and numbers are recomputed. What
 //! an audit cannot tell is whether a silo's ballot was made from its text, or from any text; that is nobody's to see.
 
 mod ballots;
+mod beside;
 mod between;
 mod decision;
 mod equivocation;
@@ -38,6 +40,7 @@ use fedprune_mask::matrix_mask::mask_root;
 
 use crate::report::{Area, Outcome, Report, chain};
 use crate::transcript::{HeightFiles, Limits, Transcript, TranscriptError, body_path, height_folder};
+pub use beside::{MADE, MASK_FILE};
 pub(crate) use between::{contradictions, founded, why};
 use ledger::Ledger;
 use model::Model;

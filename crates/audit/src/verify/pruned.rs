@@ -1,15 +1,15 @@
 //! A pruned checkpoint, compared with base ⊙ mask: tensor by tensor, bit for bit.
 
 use std::cmp::Ordering;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fedprune_checkpoint::{Checkpoint, StoredTensor};
 use fedprune_federation::round::Scaling;
 use fedprune_mask::tally::apply_to_stored;
 use fedprune_mask::{Counts, MatrixMask, MatrixSource, WeightsView};
 
-use super::Context;
 use super::ledger::{Ledger, failed};
+use super::{Context, beside};
 use crate::report::{Area, Outcome, chain, harmless};
 
 /// Differing tensors that are named in a report.
@@ -18,6 +18,8 @@ const MAX_NAMED: usize = 20;
 /// The pruned checkpoint while its matrices are compared.
 pub(super) struct PrunedCopy {
     checkpoint: Checkpoint,
+    /// The mask beside its weights.
+    mask: Option<PathBuf>,
     scaled: bool,
     /// Matrices and weights that were compared.
     compared: usize,
@@ -60,9 +62,11 @@ pub(super) fn open(path: &Path, context: &Context<'_>, ledger: &mut Ledger) -> O
         let outcome = if equal { Outcome::Passed } else { failed("it is not that of the base model".to_owned()) };
         ledger.add(Area::Pruned, None, what.to_owned(), format!("{found} with {expected} of the base model"), outcome);
     }
+    let mask = beside::compare(base, &checkpoint, ledger);
     let scaled = context.round.terms().scaling == Scaling::Support;
     same.then_some(PrunedCopy {
         checkpoint,
+        mask,
         scaled,
         compared: 0,
         weights: 0,
@@ -138,6 +142,10 @@ impl PrunedCopy {
             some => failed(some.join("; ")),
         };
         ledger.add(Area::Pruned, None, "pruned checkpoint".to_owned(), what, outcome);
+        if let Some(path) = &self.mask {
+            let root = ledger.mask_root;
+            beside::compare_mask(path, &model.checkpoint, context.round.terms().base_model, root, ledger);
+        }
     }
 }
 

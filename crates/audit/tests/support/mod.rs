@@ -320,7 +320,7 @@ impl World {
         world
     }
 
-    fn tally<'a>(&self, layout: &'a Layout, bodies: &'a [Vec<u8>]) -> Tally<'a> {
+    pub fn tally<'a>(&self, layout: &'a Layout, bodies: &'a [Vec<u8>]) -> Tally<'a> {
         let voter = |(index, body): (usize, &'a Vec<u8>)| Voter {
             name: MEMBERS[index].to_owned(),
             weight: self.round.terms().tally_weights[index],

@@ -13,6 +13,7 @@ use crate::args::{AttestMergeOptions, AttestVerifyOptions};
 use crate::files::{check_new, create_document, read_small};
 use crate::output::{chain, facts, tame};
 use crate::progress::Meter;
+use crate::usage;
 
 /// Exit code of what does not hold.
 const FAILED: u8 = 12;
@@ -23,6 +24,8 @@ pub struct MergeReport {
     #[serde(serialize_with = "crate::output::lossy::path")]
     file: PathBuf,
     envelopes: usize,
+    /// How many keys signed what was put together.
+    signatures: usize,
 }
 
 /// The answer of `fedprune attest verify`.
@@ -37,6 +40,8 @@ pub struct AttestReport {
     signers: Vec<String>,
     /// What it says.
     says: Vec<(&'static str, String)>,
+    /// What was compared and is equal.
+    compared: Vec<String>,
     /// What was not compared.
     notes: Vec<String>,
 }
@@ -53,7 +58,7 @@ pub fn merge(options: &AttestMergeOptions) -> anyhow::Result<MergeReport> {
     let mut merged: Option<Envelope> = None;
     for path in &options.files {
         let unusable = || format!("`{}` cannot be used", path.display());
-        let envelope = Envelope::parse(&read_small(path, ENVELOPE_LIMIT)?).with_context(unusable)?;
+        let envelope = Envelope::parse(&read_given(path, ENVELOPE_LIMIT)?).with_context(unusable)?;
         match &mut merged {
             Some(merged) => merged.merge(envelope).with_context(unusable)?,
             None => merged = Some(envelope),
@@ -61,7 +66,8 @@ pub fn merge(options: &AttestMergeOptions) -> anyhow::Result<MergeReport> {
     }
     let merged = merged.context("give envelopes to put together")?;
     create_document(&options.out, &merged.to_json()?)?;
-    Ok(MergeReport { file: options.out.clone(), envelopes: options.files.len() })
+    let (envelopes, signatures) = (options.files.len(), merged.keys());
+    Ok(MergeReport { file: options.out.clone(), envelopes, signatures })
 }
 
 /// Checks an attestation; whatever is wrong with it is in the report, and in the exit code.
@@ -69,17 +75,21 @@ pub fn merge(options: &AttestMergeOptions) -> anyhow::Result<MergeReport> {
 /// # Errors
 /// When a file of the auditor's own cannot be read.
 pub fn verify(options: &AttestVerifyOptions, meter: &Meter) -> anyhow::Result<AttestReport> {
+    if options.threshold == Some(0) {
+        usage!("--threshold 0 asks for nobody's signature; give how many members must have signed, one at least");
+    }
     let path = &options.consortium;
     let unusable = || format!("`{}` cannot be used", path.display());
-    let text = String::from_utf8(read_small(path, consortium::DOCUMENT_LIMIT)?).with_context(unusable)?;
+    let text = String::from_utf8(read_given(path, consortium::DOCUMENT_LIMIT)?).with_context(unusable)?;
     let consortium = Consortium::parse(&text).with_context(unusable)?;
-    let bytes = read_small(&options.file, BUNDLE_LIMIT)?;
+    let bytes = read_given(&options.file, BUNDLE_LIMIT)?;
     let mut report = AttestReport {
         verdict: "FAILED",
         why: None,
         kind: None,
         signers: Vec::new(),
         says: Vec::new(),
+        compared: Vec::new(),
         notes: Vec::new(),
     };
     let refused = match ModelSignature::parse(&bytes) {
@@ -93,6 +103,15 @@ pub fn verify(options: &AttestVerifyOptions, meter: &Meter) -> anyhow::Result<At
         None => report.verdict = "ATTESTED",
     }
     Ok(report)
+}
+
+/// Reads a file that was named on the command line: what is not there is said so.
+fn read_given(path: &Path, limit: usize) -> anyhow::Result<Vec<u8>> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!("there is no file `{}`", path.display()),
+        Ok(found) if found.is_dir() => bail!("`{}` is a folder; give a file", path.display()),
+        _ => read_small(path, limit),
+    }
 }
 
 /// Names of the members of these indices.
@@ -116,6 +135,16 @@ fn model(
     report: &mut AttestReport,
 ) -> anyhow::Result<Option<anyhow::Error>> {
     report.kind = Some("pruned model, OpenSSF Model Signing v1");
+    if options.round_id.is_some() {
+        usage!(
+            "`{}` is the signature of a folder, which says nothing of a round; drop --round-id, and check what \
+             `attest result` wrote with it",
+            options.file.display()
+        );
+    }
+    if options.ballot.is_some() {
+        usage!("`{}` is the signature of a folder, and of no ballot; drop --ballot", options.file.display());
+    }
     let Some(folder) = &options.pruned else {
         bail!("`{}` is the signature of a folder; give that, too: --pruned DIR", options.file.display());
     };
@@ -146,6 +175,8 @@ fn model(
     }
     report.signers = names(consortium, &[member]);
     report.says = vec![("files", files.files.len().to_string()), ("root (SHA-256)", files.root)];
+    report.compared.push("the folder has the files that were signed, and no others".to_owned());
+    report.notes.push("it says who signed which files; of which round they are, only `attest result` says".to_owned());
     Ok(threshold(options, 1, 1))
 }
 
@@ -215,11 +246,18 @@ fn envelope(
     if let Some(expected) = options.round_id.filter(|expected| *expected != round) {
         return Ok(Some(anyhow::anyhow!("it is of round {round}, and {expected} is meant")));
     }
-    if options.round_id.is_none() {
+    if options.round_id.is_some() {
+        report.compared.push("it is of the round that was named".to_owned());
+    } else {
         report.notes.push("whether this is the round that you mean, --round-id tells".to_owned());
     }
     if let Some(error) = threshold(options, signers.len(), default) {
         return Ok(Some(error));
+    }
+    let idle =
+        if ballot.is_some() { ("--pruned", options.pruned.is_some()) } else { ("--ballot", options.ballot.is_some()) };
+    if let (option, true) = idle {
+        report.notes.push(format!("{option} was not compared: it says nothing of that"));
     }
     let differs = if ballot.is_some() {
         compare_ballot(&statement, options, report)?
@@ -242,7 +280,11 @@ fn compare_ballot(
     };
     let (blake3, sha256) = files::digests(path)?;
     let found = [("blake3".to_owned(), blake3.to_string()), ("sha256".to_owned(), sha256)];
-    Ok((subject.digest != found.into()).then(|| format!("`{}` is another ballot, {blake3}", path.display())))
+    if subject.digest != found.into() {
+        return Ok(Some(format!("`{}` is another ballot, {blake3}", path.display())));
+    }
+    report.compared.push("the ballot that was given is the one that is attested".to_owned());
+    Ok(None)
 }
 
 /// What differs between a folder and what is attested of it.
@@ -256,12 +298,18 @@ fn compare_folder(
         report.notes.push("no folder was given (--pruned) to be compared with it".to_owned());
         return Ok(None);
     };
-    Ok(statement.differs_from(&folder_files(folder, meter)?.files))
+    let differs = statement.differs_from(&folder_files(folder, meter)?.files);
+    if differs.is_none() {
+        report.compared.push("the folder has the files that are attested, and no others but Markdown".to_owned());
+    }
+    Ok(differs)
 }
 
 impl MergeReport {
     fn text(&self) -> String {
-        format!("{}  the signatures of {} envelopes", tame(&self.file.display().to_string()), self.envelopes)
+        let signatures = if self.signatures == 1 { "signature" } else { "signatures" };
+        let file = tame(&self.file.display().to_string());
+        format!("{file}  {} {signatures}, of {} envelopes", self.signatures, self.envelopes)
     }
 }
 
@@ -278,8 +326,10 @@ impl AttestReport {
         rows.extend(self.notes.iter().map(|note| ("note", note.clone())));
         let last = match &self.why {
             Some(why) => format!("FAILED: {}", tame(why)),
-            None => "ATTESTED: every signature in it verifies, and what was given to be compared is what was attested"
-                .to_owned(),
+            None if self.compared.is_empty() => {
+                "ATTESTED: every signature in it verifies; nothing was compared with what it says".to_owned()
+            }
+            None => format!("ATTESTED: every signature in it verifies; {}", self.compared.join("; ")),
         };
         format!("{}{last}", facts(&rows))
     }

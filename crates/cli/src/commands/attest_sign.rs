@@ -10,6 +10,7 @@ use fedprune_attest::statement::{BallotPredicate, Counted};
 use fedprune_attest::{Envelope, ModelSignature, Statement, files};
 use fedprune_audit::transcript::body_path;
 use fedprune_audit::{Limits, Options, Transcript, Verdict};
+use fedprune_checkpoint::Checkpoint;
 use fedprune_federation::{Height, Round, SigningKey};
 use serde::Serialize;
 
@@ -31,6 +32,8 @@ pub struct SignedReport {
     /// What.
     attests: String,
     warnings: Vec<String>,
+    /// What it does not say.
+    notes: Vec<&'static str>,
     #[serde(skip)]
     next: String,
 }
@@ -38,7 +41,8 @@ pub struct SignedReport {
 crate::report!(SignedReport);
 
 fn signed(home: Home, file: &Path, attests: String, next: String) -> SignedReport {
-    SignedReport { file: file.to_owned(), member: home.name().to_owned(), attests, warnings: home.warnings, next }
+    let (member, warnings) = (home.name().to_owned(), home.warnings);
+    SignedReport { file: file.to_owned(), member, attests, warnings, notes: Vec::new(), next }
 }
 
 /// A member's folder and its key.
@@ -129,7 +133,8 @@ pub fn result(options: &AttestResultOptions, meter: &Meter) -> anyhow::Result<Si
 /// Signs a pruned folder.
 ///
 /// # Errors
-/// When there is no attestation key, it is not the one in the consortium's document, or a file cannot be read.
+/// When there is no attestation key, it is not the one in the consortium's document, the folder is no checkpoint's, or a
+/// file cannot be read.
 pub fn model(options: &AttestModelOptions, meter: &Meter) -> anyhow::Result<SignedReport> {
     check_new(&options.out)?;
     let (folder, out) = (absolute(&options.folder)?, absolute(&options.out)?);
@@ -151,6 +156,11 @@ pub fn model(options: &AttestModelOptions, meter: &Meter) -> anyhow::Result<Sign
             shell(&attestation_key::public_path(&options.home))
         );
     }
+    // a signature that says "model" under a folder of anything else would be read as one
+    Checkpoint::open(&options.folder).with_context(|| {
+        let folder = options.folder.display();
+        format!("`{folder}` is not signed, since it is no model: give the folder with its config.json and weights")
+    })?;
     let files = folder_files(&options.folder, meter)?;
     create_document(&options.out, &ModelSignature::sign(&files, &key)?)?;
     let attests = format!("{} files, root {}", files.files.len(), files.root);
@@ -159,14 +169,17 @@ pub fn model(options: &AttestModelOptions, meter: &Meter) -> anyhow::Result<Sign
         shell(&options.out),
         shell(&options.folder)
     );
-    Ok(signed(home, &options.out, attests, next))
+    let notes =
+        vec!["it says who signed which files, and nothing of a round; what is held against one is `attest result`"];
+    Ok(SignedReport { notes, ..signed(home, &options.out, attests, next) })
 }
 
 impl SignedReport {
     fn text(&self) -> String {
         let warnings: String = self.warnings.iter().map(|warning| format!("warning: {}\n", tame(warning))).collect();
+        let notes: String = self.notes.iter().map(|note| format!("note: {note}\n")).collect();
         format!(
-            "{}{warnings}next: {} {}",
+            "{}{warnings}{notes}next: {} {}",
             facts(&[
                 ("attestation", self.file.display().to_string()),
                 ("by", self.member.clone()),

@@ -145,3 +145,16 @@ impl ShowReport {
         lines(&self.0.text())
     }
 }
+
+#[cfg(all(test, feature = "silo"))]
+mod tests {
+    use fedprune_audit::verify::{MADE, MASK_FILE};
+
+    /// An audit knows by name what `apply` writes beside the weights.
+    #[test]
+    fn what_apply_writes_is_known_to_audits() {
+        use super::super::{agreement, apply, recipe};
+        assert_eq!(MASK_FILE, apply::MASK_FILE);
+        assert_eq!(MADE, ["README.md", recipe::RECIPE_FILE, recipe::PICTURE_FILE, agreement::PICTURE_FILE]);
+    }
+}

@@ -66,10 +66,7 @@ pub fn run(options: &InitOptions) -> anyhow::Result<InitReport> {
     }
     create_secret(&config, text.as_bytes())?;
     let (public_key, _) = read_key(&key)?;
-    let next = format!(
-        "{} consortium add consortium.toml --name NAME --key {public_key} --address /dns4/HOST/tcp/4001",
-        program()
-    );
+    let next = key::add_command(&public_key, Some(home));
     Ok(InitReport {
         home: home.clone(),
         config,
@@ -85,12 +82,15 @@ pub fn run(options: &InitOptions) -> anyhow::Result<InitReport> {
 
 impl InitReport {
     fn text(&self) -> String {
-        let kept = if self.key_kept { "was there already, and was kept" } else { "keep a copy in a safe place" };
+        let kept = match self.key_kept {
+            true => "it was there already and was kept; give it to nobody",
+            false => "keep a copy in a safe place, and give it to nobody",
+        };
         let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {}", tame(warning))).collect();
         let mut rows = vec![
             ("home", self.home.display().to_string()),
             ("settings", self.config.display().to_string()),
-            ("key", format!("{} (private: {kept}, and give it to nobody)", self.key.display())),
+            ("key", format!("{} (private: {kept})", self.key.display())),
             ("public key", self.public_key.to_string()),
             ("peer id", self.peer_id.clone()),
         ];

@@ -30,6 +30,9 @@ pub struct KeyReport {
     attestation_key: Option<PathBuf>,
     #[serde(skip)]
     made: bool,
+    /// The home whose key it is, where one was named.
+    #[serde(skip)]
+    home: Option<PathBuf>,
 }
 
 crate::report!(KeyReport);
@@ -63,6 +66,7 @@ pub fn new(options: &KeyNewOptions) -> anyhow::Result<KeyReport> {
     if let Some(home) = &options.home {
         attestation_key::make(home)?;
         report.attestation_key = Some(attestation_key::private_path(home));
+        report.home = Some(home.clone());
     }
     Ok(report)
 }
@@ -80,7 +84,17 @@ pub fn show(options: &KeyShowOptions) -> anyhow::Result<KeyReport> {
         }
         create_document(public, key.to_public_key_pem()?.as_bytes())?;
     }
-    Ok(report(file, key, private, false))
+    Ok(KeyReport { home: options.home.clone(), ..report(file, key, private, false) })
+}
+
+/// How a member is written into the consortium's document, with the key by which it signs pruned models if its home has one.
+pub(super) fn add_command(key: &VerifyingKey, home: Option<&Path>) -> String {
+    let attestation = home.map(attestation_key::public_path).filter(|file| file.exists());
+    let attestation = attestation.map(|file| format!(" --attestation-key {}", shell(&file))).unwrap_or_default();
+    format!(
+        "{} consortium add consortium.toml --name NAME --key {key}{attestation} --address /dns4/HOST/tcp/4001",
+        program()
+    )
 }
 
 /// The file named, or the key in the home folder; the parser admits one of the two.
@@ -103,7 +117,16 @@ fn make_home(home: &Path) -> anyhow::Result<()> {
 
 fn report(file: PathBuf, public_key: VerifyingKey, private: bool, made: bool) -> KeyReport {
     let warnings = if private { exposed(&file).into_iter().collect() } else { Vec::new() };
-    KeyReport { private, public_key, peer_id: peer_id(&public_key), warnings, attestation_key: None, made, file }
+    KeyReport {
+        private,
+        public_key,
+        peer_id: peer_id(&public_key),
+        warnings,
+        attestation_key: None,
+        made,
+        home: None,
+        file,
+    }
 }
 
 impl KeyReport {
@@ -121,11 +144,9 @@ impl KeyReport {
         }
         let warnings: String = self.warnings.iter().map(|warning| format!("\nwarning: {}", tame(warning))).collect();
         format!(
-            "{}{warnings}\nnext, whoever writes the consortium's document: \
-             {} consortium add consortium.toml --name NAME --key {} --address /dns4/HOST/tcp/4001",
+            "{}{warnings}\nnext, whoever writes the consortium's document: {}",
             facts(&rows),
-            program(),
-            self.public_key,
+            add_command(&self.public_key, self.home.as_deref()),
         )
     }
 }

@@ -1,10 +1,12 @@
 //! `fedprune node run|status`: a member's node, and how it is doing.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use fedprune_audit::html::text::utc;
+use fedprune_federation::{ConsortiumId, RoundId};
 use fedprune_model::text::find_text_files;
 use fedprune_node::network::ProgramName;
 use fedprune_node::run::{Ending, NodeConfig, NodeEvent, Outgoing, Status, StatusError};
@@ -163,6 +165,9 @@ pub struct StatusReport {
     /// What was approved, as the file says; `round approvals` checks it.
     #[serde(skip_serializing_if = "Option::is_none")]
     approval: Option<fedprune_federation::Approval>,
+    /// That of the round, for the command that is to be typed next.
+    #[serde(skip)]
+    consortium: ConsortiumId,
 }
 
 /// How much a node has of a round.
@@ -185,7 +190,7 @@ crate::report!(StatusReport);
 pub fn status(options: &NodeStatusOptions) -> anyhow::Result<StatusReport> {
     let home = Home::inspect(&options.home)?;
     let consortium = home.consortium()?;
-    let (_, folder) = home.round(&consortium, options.round)?;
+    let (round, folder) = home.round(&consortium, options.round.or(newest(&home)?))?;
     let status = match Status::read(&folder.status()) {
         Err(StatusError::File(error)) if error.is_not_found() => bail!(
             "no node has run in `{}` yet; start it with: {} node run --home {} --model DIR --data PATH",
@@ -206,7 +211,22 @@ pub fn status(options: &NodeStatusOptions) -> anyhow::Result<StatusReport> {
     });
     let approval = ApprovalFile::read(folder.folder()).ok().flatten();
     let approval = approval.and_then(|file| file.signed).map(|signed| signed.approval);
-    Ok(StatusReport { status, held, approval })
+    Ok(StatusReport { status, held, approval, consortium: round.terms().consortium })
+}
+
+/// Of several approved rounds the one that was approved last, or that a node ran on last; nothing where that is not to be
+/// chosen, or cannot be told.
+fn newest(home: &Home) -> anyhow::Result<Option<RoundId>> {
+    let approved = home.rounds_with_approval()?;
+    if approved.len() < 2 {
+        return Ok(None);
+    }
+    let touched = |round: &RoundId| {
+        let folder = home.round_folder(*round);
+        let changed = |path: PathBuf| std::fs::metadata(path).and_then(|about| about.modified()).ok();
+        changed(folder.approval()).max(changed(folder.status()))
+    };
+    Ok(approved.into_iter().max_by_key(touched))
 }
 
 impl StatusReport {
@@ -274,7 +294,15 @@ impl StatusReport {
         }
         let next = match &status.transcript {
             Some(path) => {
-                format!("\nnext: {} audit verify {} --round-id {} --model DIR", program(), shell(path), status.round)
+                let pruned = status.pruned.as_deref().map(|path| format!(" --pruned {}", shell(path)));
+                format!(
+                    "\nnext: {} audit verify {} --consortium-id {} --round-id {} --model DIR{}",
+                    program(),
+                    shell(path),
+                    self.consortium,
+                    status.round,
+                    pruned.unwrap_or_default()
+                )
             }
             None => String::new(),
         };

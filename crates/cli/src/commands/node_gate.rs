@@ -36,7 +36,8 @@ struct Asked {
 /// # Errors
 /// [`PolicyRefusal`]; an approval that was changed; whatever keeps a home from being used.
 pub(super) fn gate(options: &NodeRunOptions) -> anyhow::Result<Gate> {
-    ask_before(&options.home, options.round, options.policy.as_deref(), options.ballot.as_deref())
+    let gate = asked(&options.home, options.round, options.policy.as_deref(), options.ballot.as_deref(), true)?;
+    Ok(Gate(Arc::new(move |ballot: &OwnBallot<'_>| gate.ask(ballot))))
 }
 
 /// The same, of a home in which no node is started yet.
@@ -48,7 +49,18 @@ pub(super) fn ask_before(
     round: Option<RoundId>,
     policy: Option<&Path>,
     ballot: Option<&Path>,
-) -> anyhow::Result<Gate> {
+) -> anyhow::Result<()> {
+    asked(folder, round, policy, ballot, false).map(|_| ())
+}
+
+/// [`ask_before`]; whether a ballot that lies there and is not the approved one is discarded, so that it is made anew.
+fn asked(
+    folder: &Path,
+    round: Option<RoundId>,
+    policy: Option<&Path>,
+    ballot: Option<&Path>,
+    discards: bool,
+) -> anyhow::Result<Asked> {
     let home = Home::inspect(folder)?;
     let Part { consortium, round, folder, identity } = home.part(round)?;
     let file = folder.approval();
@@ -81,12 +93,20 @@ pub(super) fn ask_before(
     }
     let asked = Asked { site, approval, file, folder: folder.folder().to_owned() };
     // a ballot that lies there already need not wait for the network to be refused
-    let known = ballot.map(Path::to_owned).unwrap_or_else(|| folder.folder().join("contribution/height-0000.ballot"));
+    let known = ballot.map_or_else(|| asked.computed(), Path::to_owned);
     if known.is_file() && !folder.wal().exists() {
-        let bytes = MappedFile::open(&known)?;
-        asked.approved(Height(0), digest_of_bytes(bytes.bytes()), None)?;
+        let digest = digest_of_bytes(MappedFile::open(&known)?.bytes());
+        if let Err(refusal) = asked.approved(Height(0), digest, None) {
+            if ballot.is_some() || asked.is_previewed(digest) {
+                return Err(refusal.into());
+            }
+            // of a text of before: today's may be the approved one, whose ballot is then computed again
+            if discards {
+                asked.discard(digest);
+            }
+        }
     }
-    Ok(Gate(Arc::new(move |ballot: &OwnBallot<'_>| asked.ask(ballot))))
+    Ok(asked)
 }
 
 /// The record of the preview; of a round that a node has begun, none, since its ballot may be signed already: if it is not,
@@ -107,11 +127,19 @@ impl Asked {
         let (allowed, found) = if height == Height(0) && *named != digest {
             (
                 format!("names ballot {}", named.short()),
-                format!(
-                    "ballot {} would be sent: text, model or settings are not those of the preview; make another preview \
-                     and approve it",
-                    digest.short()
-                ),
+                if self.is_previewed(digest) {
+                    format!(
+                        "ballot {} would be sent, which the newest preview showed and nobody approved: approve it, or \
+                         make another preview, of the text that was approved",
+                        digest.short()
+                    )
+                } else {
+                    format!(
+                        "ballot {} would be sent: text, model or settings are not those of the preview; put those back, \
+                         and the same command goes on, or make another preview and approve it",
+                        digest.short()
+                    )
+                },
             )
         } else if height != Height(0) && *text != calibration {
             (
@@ -134,8 +162,32 @@ impl Asked {
         self.approval.as_ref().and_then(|approval| approval.preview).is_none_or(|named| named == preview)
     }
 
+    /// Where the ballot of height 0 is computed.
+    fn computed(&self) -> PathBuf {
+        self.folder.join("contribution/height-0000.ballot")
+    }
+
+    /// Whether this is the ballot of the newest preview, which an operator may still approve.
+    fn is_previewed(&self, ballot: Digest) -> bool {
+        matches!(Record::read(&self.folder), Ok(Some((record, _))) if record.ballot == ballot)
+    }
+
+    /// Takes away a computed ballot that is refused: were it there still, it would be refused whatever became of the text.
+    fn discard(&self, refused: Digest) {
+        let path = self.computed();
+        if MappedFile::open(&path).is_ok_and(|file| digest_of_bytes(file.bytes()) == refused) {
+            // one that stays is refused again, and does not leave
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+
     fn ask(&self, own: &OwnBallot<'_>) -> Result<(), PolicyRefusal> {
-        self.approved(own.height, own.digest, own.calibration)?;
+        if let Err(refusal) = self.approved(own.height, own.digest, own.calibration) {
+            if own.height == Height(0) && !self.is_previewed(own.digest) {
+                self.discard(own.digest);
+            }
+            return Err(refusal);
+        }
         let Some(site) = &self.site else { return Ok(()) };
         let ballot = match Ballot::parse(own.bytes, own.layout) {
             Ok(ballot) => ballot,

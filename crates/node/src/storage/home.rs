@@ -30,6 +30,9 @@ use serde::{Deserialize, Serialize};
 use super::fs::{self, FileError};
 use super::limits::{MAX_APPROVAL_BYTES, MAX_ROUNDS};
 
+/// Most bytes of a `status.json`, as [`crate::run::Status`] has it.
+const MAX_STATUS_BYTES: usize = 1 << 20;
+
 /// A home folder.
 #[derive(Debug)]
 pub struct Home {
@@ -74,6 +77,13 @@ pub struct Approval {
     /// The round that the operator approved.
     #[serde(alias = "round_id")]
     pub round: RoundId,
+}
+
+/// What `status.json` says of a round's end.
+#[derive(Debug, Deserialize)]
+struct Ended {
+    round: RoundId,
+    transcript: Option<PathBuf>,
 }
 
 /// A key that left the consortium at a change.
@@ -243,7 +253,8 @@ fn holder(process: &Option<u32>) -> String {
 }
 
 fn listed(rounds: &[RoundId]) -> String {
-    rounds.iter().map(|round| format!("\n  {round}")).collect()
+    let rounds: Vec<String> = rounds.iter().map(ToString::to_string).collect();
+    rounds.join(", ")
 }
 
 impl Home {
@@ -439,7 +450,8 @@ impl Home {
         Ok(rounds)
     }
 
-    /// The round to take part in: `wanted`, or the only approved one, or the only one of the newest consortium.
+    /// The round to take part in: `wanted`, or the only approved one, or the only one of the newest consortium, or of several
+    /// the only one that is not over here.
     ///
     /// It may be of a consortium that `newest` took the place of, which is then in its lineage.
     ///
@@ -458,6 +470,12 @@ impl Home {
                 .collect();
             if of_predecessors.len() < approved.len() {
                 approved.retain(|round| !of_predecessors.contains(round));
+            }
+        }
+        if wanted.is_none() && approved.len() > 1 {
+            let mut unfinished = approved.iter().copied().filter(|round| !self.is_over(*round));
+            if let (Some(round), None) = (unfinished.next(), unfinished.next()) {
+                approved = vec![round];
             }
         }
         let home = || self.folder.clone();
@@ -487,6 +505,14 @@ impl Home {
             return Err(HomeError::RoundChanged { path, found: round.id(), expected });
         }
         Ok((round, folder))
+    }
+
+    /// Whether a node has said here that it brought a round to its end: it writes where the transcript is once that is
+    /// complete. Of a round of which that cannot be told, it is not.
+    fn is_over(&self, round: RoundId) -> bool {
+        let status = fs::read(&self.round_folder(round).status(), MAX_STATUS_BYTES);
+        let ended = status.ok().and_then(|bytes| serde_json::from_slice::<Ended>(&bytes).ok());
+        ended.is_some_and(|ended| ended.round == round && ended.transcript.is_some())
     }
 
     /// Which consortium a round's document names, if it can be read.

@@ -59,7 +59,7 @@ pub fn new(options: &ConsortiumNewOptions) -> anyhow::Result<NewReport> {
 impl NewReport {
     fn text(&self) -> String {
         format!(
-            "{}\nnext, once for each member: {} consortium add {} --name NAME --key KEY --address /dns4/HOST/tcp/4001",
+            "{}\nnext, once for each member: {} consortium add {} --name NAME --key KEY --attestation-key FILE --address /dns4/HOST/tcp/4001",
             facts(&[
                 ("consortium", self.name.clone()),
                 ("document", format!("{} (without members so far)", self.consortium.display())),

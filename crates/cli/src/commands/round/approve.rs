@@ -19,7 +19,7 @@ use serde::Serialize;
 use super::document::warnings;
 use super::model::open;
 use super::preview::{Preview, covers};
-use super::silo_preview::{Record, previewed};
+use super::silo_preview::{Begun, Record, previewed};
 use super::terms::TermsReport;
 use crate::args::{RoundApprovalsOptions, RoundApproveOptions};
 use crate::commands::approvals::{ApprovalFile, append, head, log_path, nothing_cut_off, read_log, who};
@@ -70,7 +70,8 @@ crate::report!(ApprovalReport);
 /// Shows what a round means for this silo, asks, and writes the approval.
 ///
 /// # Errors
-/// What is missing in the home folder, a model that is another, a "no", or nobody to ask.
+/// What is missing in the home folder, a model that is another, a round that is over or whose ballot is signed, a "no",
+/// or nobody to ask.
 pub fn approve(options: &RoundApproveOptions, meter: &Meter) -> anyhow::Result<ApprovalReport> {
     let home = Home::open(&options.home)?;
     let consortium = home.consortium.consortium();
@@ -84,7 +85,12 @@ pub fn approve(options: &RoundApproveOptions, meter: &Meter) -> anyhow::Result<A
         None => None,
     };
     let folder = home.folder.join("rounds").join(round.id().to_string());
-    let preview = previewed(&folder)?;
+    let begun = Begun::of(&home, &round)?;
+    let preview = match (previewed(&folder), begun.refusal(&round)) {
+        // of what is done nobody needs another preview
+        (Err(_), Some(refusal)) => return Err(refusal.into()),
+        (preview, _) => preview?,
+    };
     let layout = model.as_ref().map(|(checkpoint, heights)| (checkpoint.layout(), *heights));
     let mut report = ApprovalReport {
         round: round.id(),
@@ -133,6 +139,13 @@ pub fn approve(options: &RoundApproveOptions, meter: &Meter) -> anyhow::Result<A
             report.approval = earlier.cloned();
             return Ok(report);
         }
+        if !may_follow(begun, earlier, &wanted)
+            && let Some(refusal) = begun.refusal(&round)
+        {
+            return Err(refusal.into());
+        }
+    } else if let Some(refusal) = begun.refusal(&round) {
+        return Err(refusal.into());
     }
     if let Some(site) = &site {
         heed(site, Some(&wanted), preview.as_ref().map(|(record, _)| record), options, &round_name(options))?;
@@ -177,6 +190,16 @@ fn says_all(earlier: Option<&Approval>, wanted: &Approval) -> bool {
         && earlier.policy == wanted.policy
         && named(&earlier.person, &wanted.person)
         && named(&earlier.role, &wanted.role)
+}
+
+/// Whether an approval may take the place of an earlier one in a round that has begun: one of the very ballot that is
+/// signed may, since who approved or by which policy can be asked for later on.
+fn may_follow(begun: Begun, earlier: Option<&Approval>, wanted: &Approval) -> bool {
+    let Begun::Signed(signed) = begun else { return begun == Begun::NotSigned };
+    match wanted.ballot {
+        Some(ballot) => ballot == signed,
+        None => earlier.is_none_or(|earlier| earlier.ballot.is_none()),
+    }
 }
 
 /// Asks the policy about everything that is approved.

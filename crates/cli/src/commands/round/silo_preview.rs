@@ -8,9 +8,11 @@
 //! | `attack` | what a curious member reads from this ballot, and would read from ballots of less or more text |
 //! | `documents` | which files were read |
 //! | `record` | `preview.json` |
+//! | `begun` | what a node has signed of the round already, after which nothing is seen before it is sent |
 //! | `html` | the same as a page |
 
 mod attack;
+mod begun;
 mod documents;
 mod html;
 mod record;
@@ -24,6 +26,7 @@ use fedprune_mask::ballot::{Ballot, EncodedBytes, digest_of_bytes};
 use fedprune_mask::{Digest, Layout};
 use serde::Serialize;
 
+pub(super) use begun::Begun;
 pub(in crate::commands) use documents::all_encodings;
 pub(in crate::commands) use record::Record;
 
@@ -113,7 +116,7 @@ crate::report!(PreviewReport, exit);
 /// Computes the ballot, attacks it and says what came of it.
 ///
 /// # Errors
-/// What is wrong with home, round, model, text or policy; a policy that refuses the round.
+/// What is wrong with home, round, model, text or policy; a policy that refuses the round; a ballot that is signed already.
 pub fn preview(options: &RoundPreviewOptions, meter: &Meter) -> anyhow::Result<PreviewReport> {
     if let Some(page) = &options.out {
         check_new(page)?;
@@ -121,6 +124,9 @@ pub fn preview(options: &RoundPreviewOptions, meter: &Meter) -> anyhow::Result<P
     let home = Home::open(&options.home)?;
     let consortium = home.consortium.consortium();
     let (round, _) = read_round(&options.round, consortium)?;
+    if let Some(refusal) = Begun::of(&home, &round)?.refusal(&round) {
+        return Err(refusal.into());
+    }
     let policy = SitePolicy::find(&home.folder, options.policy.as_deref())?;
     if let Some(site) = &policy {
         // before any text is read
@@ -139,29 +145,15 @@ pub fn preview(options: &RoundPreviewOptions, meter: &Meter) -> anyhow::Result<P
         device: options.device.clone(),
         out: folder.join("contribution"),
     };
-    let mut warnings = home.warnings.clone();
-    let began = folder.join("wal").exists();
     if is_in_use(&options.home) {
         bail!(
             "a node runs on `{}`, and may be computing its ballot; wait for its end, or stop it",
             options.home.display()
         );
     }
-    let FirstBallot { path, checkpoint, layout, windows, calibration } = first_ballot(
-        &contribute,
-        meter,
-        |path, calibration| {
-            let fresh = is_previewed(path, &folder, calibration)?;
-            // what it is made of is not known any more: it is made again, of this text
-            if began && !fresh {
-                warnings.push(
-                    "a node has begun this round; if it has signed a ballot already, that one counts, whatever is seen here"
-                        .to_owned(),
-                );
-            }
-            Ok(!fresh)
-        },
-    )?;
+    // one of which it is not known any more what it is made of is made again, of this text
+    let FirstBallot { path, checkpoint, layout, windows, calibration } =
+        first_ballot(&contribute, meter, |path, calibration| Ok(!is_previewed(path, &folder, calibration)?))?;
     let file = MappedFile::open(&path)?;
     let ballot = Ballot::parse(file.bytes(), &layout).with_context(|| file.unusable())?;
     let digest = ballot.digest();
@@ -204,7 +196,7 @@ pub fn preview(options: &RoundPreviewOptions, meter: &Meter) -> anyhow::Result<P
         record: record_path,
         digest: record_digest,
         page: options.out.as_ref().map(|page| page.display().to_string()),
-        warnings,
+        warnings: home.warnings.clone(),
         typed: Typed { round: options.round.clone(), model: options.model.clone(), data: options.data.clone() },
     };
     if let Some(page) = &options.out {
