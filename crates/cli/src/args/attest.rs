@@ -103,10 +103,10 @@ pub struct AttestVerifyOptions {
     /// The document of the consortium whose members attest.
     #[arg(long, value_name = "FILE")]
     pub consortium: PathBuf,
-    /// The round that it should be of.
+    /// The round that it should be of; a signature of a model says nothing of one.
     #[arg(long, value_name = "DIGEST")]
     pub round_id: Option<RoundId>,
-    /// How many members must have signed [default: of a result the quorum, otherwise one].
+    /// How many members must have signed, at least 1 [default: of a result the quorum, otherwise one].
     #[arg(long, value_name = "N")]
     pub threshold: Option<usize>,
     /// The ballot that is attested, to be compared.
