@@ -73,8 +73,9 @@ pub(crate) struct Survey {
     pub base_card: Option<String>,
 }
 
-/// Whether a file holds weights, or is the index of files that do, judged by its name.
-pub(crate) fn is_weight_file(name: &str) -> bool {
+/// Whether a file holds weights, or is the index of files that do, judged by its name. Copies leave such files out: they would
+/// be the unpruned model.
+pub fn is_weight_file(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let name = name.strip_suffix(".index.json").unwrap_or(&name);
     name.rsplit_once('.').is_some_and(|(_, ending)| WEIGHT_ENDINGS.contains(&ending))

@@ -44,7 +44,7 @@ mod staging;
 mod unbuffered;
 mod write_behind;
 
-pub use carry::{AGREEMENT_PICTURE_FILE, PROVENANCE_FILE};
+pub use carry::{AGREEMENT_PICTURE_FILE, PROVENANCE_FILE, is_weight_file};
 pub use checkpoint::{Checkpoint, StoredTensor, TensorView};
 pub use config::{AttentionBias, ModelConfig, ModelType};
 pub use content::DigestAlong;

@@ -16,7 +16,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use fedprune_checkpoint::{AGREEMENT_PICTURE_FILE, Checkpoint, PROVENANCE_FILE};
+use fedprune_checkpoint::{AGREEMENT_PICTURE_FILE, Checkpoint, PROVENANCE_FILE, is_weight_file};
 use fedprune_federation::ballot::MAX_BODY_BYTES;
 use fedprune_mask::ballot::BallotHeader;
 use fedprune_mask::matrix_mask::mask_root;
@@ -44,30 +44,6 @@ const MAX_NAMED: usize = 20;
 const PART: usize = 1 << 18;
 /// The largest file that is carried along into a copy.
 const MAX_CARRIED_BYTES: u64 = fedprune_checkpoint::write::MAX_CARRIED_BYTES;
-/// Endings of files that hold weights and are left out of a copy, where they would be the unpruned model; as
-/// `crates/checkpoint/src/carry.rs` has them.
-const WEIGHTS: [&str; 20] = [
-    "safetensors",
-    "bin",
-    "pt",
-    "pth",
-    "ckpt",
-    "gguf",
-    "ggml",
-    "onnx",
-    "onnx_data",
-    "msgpack",
-    "h5",
-    "hdf5",
-    "tflite",
-    "pb",
-    "npz",
-    "npy",
-    "pkl",
-    "pickle",
-    "mlmodel",
-    "engine",
-];
 
 /// What was found.
 #[derive(Default)]
@@ -166,7 +142,7 @@ fn look(base: &Checkpoint, copy: &Checkpoint, names: &BTreeSet<OsString>) -> Fou
         } else if downloaded || MADE.contains(&text) {
             found.made.push(shown);
         } else if let Some(theirs) = theirs {
-            if holds_weights(text) {
+            if is_weight_file(text) {
                 found.wrong.push(format!("{shown} is unpruned weights of the base model, which no pruned copy has"));
                 continue;
             }
@@ -207,18 +183,11 @@ fn missing(base: &Checkpoint, names: &BTreeSet<OsString>, of_base: &BTreeSet<OsS
         let file = || fs::metadata(base.dir().join(name)).ok().filter(fs::Metadata::is_file);
         !left_out
             && !weights.contains(name.as_os_str())
-            && !holds_weights(text)
+            && !is_weight_file(text)
             && file().is_some_and(|file| file.len() <= MAX_CARRIED_BYTES)
     };
     let lacking = of_base.iter().filter(|name| !names.contains(*name)).filter(carried);
     lacking.map(|name| format!("`{}`", harmless(&name.to_string_lossy()))).collect()
-}
-
-/// Whether a file holds weights, or is the index of such files, judged by its name.
-fn holds_weights(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    let name = name.strip_suffix(".index.json").unwrap_or(&name);
-    name.rsplit_once('.').is_some_and(|(_, ending)| WEIGHTS.contains(&ending))
 }
 
 /// Opens a regular file that links do not lead out of `folder`; why not, else.

@@ -86,6 +86,7 @@ pub fn run_behind(
     if options.ballot.is_none() && !options.data.is_empty() {
         find_text_files(&options.data)?;
     }
+    // one that is there is left to the process that computes: opening a GPU here would hold its memory for the node's life
     if options.ballot.is_none() && !cfg!(feature = "cuda") {
         options.device.device.open()?;
     }
