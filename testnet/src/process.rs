@@ -63,9 +63,17 @@ impl Group {
     /// Asks the process, alone, to end; if it stands still, it goes on to hear that.
     pub fn terminate(&mut self) {
         if self.status.is_none() {
-            // SAFETY: kill takes two numbers; the id is of a child that was not waited for, hence not another's.
-            unsafe { libc::kill(self.pid(), libc::SIGTERM) };
+            self.signal_leader(libc::SIGTERM);
             self.resume();
+        }
+    }
+
+    /// Lets the process alone stand still. Who waits until all its threads do calls this first and [`Group::pause`]
+    /// then: a thread that starts another process is out of reach of signals (vfork) until that one runs, which is
+    /// never if both are stopped at once.
+    pub fn pause_leader(&mut self) {
+        if self.status.is_none() {
+            self.signal_leader(libc::SIGSTOP);
         }
     }
 
@@ -113,6 +121,11 @@ impl Group {
         }
         // SAFETY: waitid has filled in the fields of a child's signal, or left zeros.
         Ok(unsafe { info.si_pid() } != 0)
+    }
+
+    fn signal_leader(&self, signal: libc::c_int) {
+        // SAFETY: kill takes two numbers; the id is of a child that was not waited for, hence not another's.
+        unsafe { libc::kill(self.pid(), signal) };
     }
 
     fn kill_group(&self) {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use fedprune_federation::Rotation;
 use fedprune_federation::{Height, RoundId};
 use fedprune_mask::Digest;
-use fedprune_testnet::process::Group;
+use fedprune_testnet::process::{Group, left_of};
 use fedprune_testnet::{Bundled, NodeArguments, Options, SetUp};
 use fedprune_tests::root;
 use serde_json::Value;
@@ -217,6 +217,17 @@ pub struct Nodes {
     begin: Instant,
 }
 
+/// Whether all threads of a process stand still, or it is gone. Where there is no `/proc`, the signal must do.
+#[allow(dead_code, reason = "for the tests of clones")]
+fn stands_still(process: u32) -> bool {
+    let tasks = format!("/proc/{process}/task");
+    std::fs::read_dir(tasks).into_iter().flatten().flatten().all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // the state follows the name, which is in brackets and may hold any character
+        stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with(['T', 'Z', 'X']))
+    })
+}
+
 impl Nodes {
     fn new(case: &str) -> Self {
         let (sender, receiver) = channel();
@@ -299,16 +310,11 @@ impl Nodes {
     #[allow(dead_code, reason = "for the tests of clones")]
     pub fn standing_still<T>(&mut self, node: usize, act: impl FnOnce(&mut Self) -> T) -> T {
         let group = self.nodes[node].group.as_mut().expect("it runs");
-        group.pause();
-        let tasks = format!("/proc/{}/task", group.id());
-        self.wait("all threads of the node stand still", |_| {
-            // where there is no such folder, the signal must do
-            std::fs::read_dir(&tasks).into_iter().flatten().flatten().all(|task| {
-                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-                // the state follows the name, which is in brackets and may hold any character
-                stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with('T'))
-            })
-        });
+        group.pause_leader();
+        let leader = group.id();
+        self.wait("all threads of the node stand still", |_| stands_still(leader));
+        self.nodes[node].group.as_mut().expect("it stands still").pause();
+        self.wait("what the node started stands still", |_| left_of(&[leader]).into_iter().all(stands_still));
         let done = act(self);
         self.nodes[node].group.as_mut().expect("it stands still").resume();
         done
