@@ -26,6 +26,9 @@ pub enum TestnetError {
         /// What the system says.
         source: io::Error,
     },
+    /// The folder that a run is to make is there.
+    #[error("`{}` exists, and a run makes its own folder: give another with --out, or none", .0.display())]
+    FolderExists(PathBuf),
     /// A text that a manifest names is not bundled.
     #[error("silo `{silo}` asks for the bundled text `{text}`: there are {known}")]
     NoSuchText {

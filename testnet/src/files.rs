@@ -74,8 +74,12 @@ impl Folder {
 /// Creates the folder asked for, or the first free one below the current one that is called `prefix` and a number.
 pub(crate) fn new_folder(asked: Option<&Path>, prefix: &str) -> Result<PathBuf, TestnetError> {
     if let Some(path) = asked {
-        std::fs::create_dir(path).map_err(at("create", path))?;
-        return Ok(path.to_owned());
+        return match std::fs::create_dir(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(TestnetError::FolderExists(path.to_owned()))
+            }
+            created => created.map(|()| path.to_owned()).map_err(at("create", path)),
+        };
     }
     let mut number = 1u32;
     loop {

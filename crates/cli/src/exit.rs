@@ -128,6 +128,7 @@ fn of_hub(error: &fedprune_hub::HubError) -> Option<u8> {
 #[cfg(feature = "federation")]
 fn of_node(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     use fedprune_federation::machine::SetupError;
+    use fedprune_node::observe::ObserveError;
     use fedprune_node::run::NodeError;
     use fedprune_node::storage::home::HomeError;
     let home = |error: &HomeError| match error {
@@ -151,7 +152,9 @@ fn of_node(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             Some(NETWORK)
         }
         NodeError::Setup(SetupError::NotAMember(_)) => Some(NETWORK),
-        NodeError::NoAddress(_) | NodeError::NoSuchMember(_) => Some(USAGE),
+        NodeError::NoAddress(_) | NodeError::NoSuchMember(_) | NodeError::Observe(ObserveError::PageElsewhere(_)) => {
+            Some(USAGE)
+        }
         _ => None,
     }
 }
@@ -192,6 +195,8 @@ mod tests {
         assert_eq!(of(stranger.into()), NETWORK);
         assert_eq!(of(NodeError::AnotherInstance { seconds: 3 }), NETWORK);
         assert_eq!(of(NodeError::NoSuchMember("x".into())), USAGE);
+        let elsewhere = fedprune_node::observe::ObserveError::PageElsewhere(([0, 0, 0, 0], 9464).into());
+        assert_eq!(of(elsewhere.into()), USAGE);
         assert_eq!(of(NodeError::Apply("x".into())), FAILED);
     }
 }

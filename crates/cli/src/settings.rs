@@ -116,22 +116,22 @@ pub fn parse() -> Result<Arguments, Refusal> {
     let strict = command();
     // What the file may still supply is not missed the first time. If that fails, the strict parser says so better.
     let Ok(first) = relaxed(strict.clone()).try_get_matches_from(&words) else {
-        return finish(strict, &words, None);
+        return finish(strict, &words, None, None);
     };
     let Some(home) = deepest(&first).1.try_get_one::<PathBuf>("home").ok().flatten().cloned() else {
-        return finish(strict, &words, None);
+        return finish(strict, &words, None, None);
     };
     let file = home.join(FILE);
     if file.symlink_metadata().is_err() {
-        return finish(strict, &words, None);
+        return finish(strict, &words, Some(&home), None);
     }
     let (path, _) = deepest(&first);
     if !at(&strict, &path).is_some_and(|command| command.get_arguments().any(is_setting)) {
-        return finish(strict, &words, None);
+        return finish(strict, &words, Some(&home), None);
     }
     let from_file = read(&file, &strict).map_err(Refusal::File)?;
     let merged = merge(strict, &path, &from_file);
-    finish(merged, &words, Some((&file, &from_file)))
+    finish(merged, &words, Some(&home), Some((&file, &from_file)))
 }
 
 /// The names of the sub-commands that were chosen, and the matches of the last.
@@ -164,10 +164,15 @@ fn merge(command: Command, path: &[String], from_file: &FromFile) -> Command {
     }
 }
 
-fn finish(mut command: Command, words: &[OsString], file: Option<(&PathBuf, &FromFile)>) -> Result<Arguments, Refusal> {
+fn finish(
+    mut command: Command,
+    words: &[OsString],
+    home: Option<&Path>,
+    file: Option<(&PathBuf, &FromFile)>,
+) -> Result<Arguments, Refusal> {
     let matches = match command.try_get_matches_from_mut(words) {
         Ok(matches) => matches,
-        Err(error) => return Err(Refusal::CommandLine(with_tip(error, &command, words))),
+        Err(error) => return Err(Refusal::CommandLine(with_tip(error, &command, words, home))),
     };
     let (path, chosen) = deepest(&matches);
     let typed = |id: &str| {
@@ -191,7 +196,7 @@ fn finish(mut command: Command, words: &[OsString], file: Option<(&PathBuf, &Fro
 }
 
 /// Says where a value came from that nobody typed, and where one that is missing may be written down.
-fn with_tip(mut error: clap::Error, command: &Command, words: &[OsString]) -> clap::Error {
+fn with_tip(mut error: clap::Error, command: &Command, words: &[OsString], home: Option<&Path>) -> clap::Error {
     let tip = match (error.kind(), error.get(ContextKind::InvalidArg)) {
         (ErrorKind::InvalidValue | ErrorKind::ValueValidation, Some(ContextValue::String(named))) => {
             let long = named.trim_start_matches("--").split([' ', '=', '[']).next().unwrap_or_default();
@@ -212,9 +217,15 @@ fn with_tip(mut error: clap::Error, command: &Command, words: &[OsString]) -> cl
                 })
                 .map(|arg| format!("`{}`", key_of(arg)))
                 .collect();
-            let home = missing.iter().any(|missing| missing.starts_with("--home "));
-            (!keys.is_empty() && !home).then(|| {
-                format!("{} may also stand in {FILE} of the home, which `fedprune init` makes", keys.join(", "))
+            let homeless = missing.iter().any(|missing| missing.starts_with("--home "));
+            (!keys.is_empty() && !homeless).then(|| match home.filter(|home| !home.exists()) {
+                Some(home) => {
+                    let home = crate::files::shell(home);
+                    format!("there is no folder `{home}`; `fedprune init --home {home}` makes one, with its settings")
+                }
+                None => {
+                    format!("{} may also stand in {FILE} of the home, which `fedprune init` makes", keys.join(", "))
+                }
             })
         }
         _ => None,

@@ -128,7 +128,8 @@ pub(super) fn read_consortium(path: &Path) -> anyhow::Result<(Consortium, String
     match Consortium::parse(&text) {
         Ok(consortium) => Ok((consortium, text)),
         Err(_) if !lists_members(&text) => bail!(
-            "`{}` has no members yet; add one: {} consortium add {} --name NAME --key KEY",
+            "`{}` has no members yet; add one: {} consortium add {} --name NAME --key KEY --attestation-key FILE --address \
+             /dns4/HOST/tcp/4001",
             path.display(),
             program(),
             shell(path)

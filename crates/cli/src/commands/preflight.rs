@@ -94,6 +94,8 @@ crate::report!(PreflightReport, exit);
 /// What the home folder says, as far as it goes.
 struct Known {
     consortium: Option<(Ratified, Identity, String)>,
+    /// How many members there are, 0 if that is not known.
+    members: usize,
     round: Option<Round>,
     /// Whether a node runs on this home already.
     in_use: bool,
@@ -127,8 +129,7 @@ pub fn run(options: &PreflightOptions, meter: &Meter) -> anyhow::Result<Prefligh
                 },
             },
         );
-        let members = known.consortium.as_ref().map_or(0, |(consortium, ..)| consortium.members().len());
-        checks.push(machine::disk(options, round, checkpoint.as_ref(), members));
+        checks.push(machine::disk(options, round, checkpoint.as_ref(), known.members));
         checks.push(machine::memory(options, round, checkpoint.as_ref()));
     }
     if let Some((consortium, identity, name)) = &known.consortium {
@@ -163,7 +164,7 @@ fn versions() -> Check {
 
 /// Home, key, consortium, round: what is missing comes before what follows from it.
 fn membership(options: &PreflightOptions, checks: &mut Vec<Check>) -> Known {
-    let mut known = Known { consortium: None, round: None, in_use: false };
+    let mut known = Known { consortium: None, members: 0, round: None, in_use: false };
     let (program, folder) = (program(), shell(&options.home));
     let home = match Home::inspect(&options.home) {
         Ok(home) => home,
@@ -195,19 +196,20 @@ fn membership(options: &PreflightOptions, checks: &mut Vec<Check>) -> Known {
     let round = home.round(&consortium, options.round);
     let lineage = round.as_ref().ok().and_then(|(round, _)| consortium.in_lineage(round.terms().consortium));
     let consortium = lineage.unwrap_or(&consortium).clone();
+    known.members = consortium.members().len();
     let identity = match home.identity(&consortium) {
-        Ok(identity) => identity,
+        Ok(identity) => {
+            let name = consortium.member(identity.member).map(|member| member.name.clone()).unwrap_or_default();
+            checks.push(Check::ok("key", format!("this is `{name}`, and nobody else can read the key")));
+            Some((identity, name))
+        }
         Err(error) => {
             checks.push(Check::error("key", &error.into()));
-            return known;
+            None
         }
     };
-    let name = consortium.member(identity.member).map(|member| member.name.clone()).unwrap_or_default();
-    checks.push(Check::ok("key", format!("this is `{name}`, and nobody else can read the key")));
-    let id = consortium.id();
-    let members = consortium.members().len();
-    checks
-        .push(Check::ok("consortium", format!("`{}`, {id}, signed by all {members}", consortium.consortium().name())));
+    let found = format!("`{}`, {}, signed by all {}", consortium.consortium().name(), consortium.id(), known.members);
+    checks.push(Check::ok("consortium", found));
     match round {
         Ok((round, _)) => {
             checks.push(Check::ok("round", format!("{}, approved", round.id())));
@@ -219,7 +221,7 @@ fn membership(options: &PreflightOptions, checks: &mut Vec<Check>) -> Known {
             checks.push(check);
         }
     }
-    known.consortium = Some((consortium, identity, name));
+    known.consortium = identity.map(|(identity, name)| (consortium, identity, name));
     known
 }
 

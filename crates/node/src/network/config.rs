@@ -103,7 +103,10 @@ pub enum StartError {
         why: String,
     },
     /// The node cannot listen there.
-    #[error("cannot listen on `{address}`: {why}")]
+    #[error(
+        "cannot listen on `{address}`: {why}; give an address of this machine with a free port (--listen \
+         /ip4/0.0.0.0/tcp/4100), or port 0 for any"
+    )]
     Listen {
         /// Where.
         address: Multiaddr,
