@@ -132,7 +132,8 @@ mod tests {
     /// What takes most memory for its bytes is read, however few or many they are.
     #[test]
     fn limits_on_memory_refuse_no_value() {
-        for count in [0, 1, 7, 200, 300, 5_000, 70_000] {
+        let counts = [0, 1, 7, 200, 300, 5_000, 70_000];
+        for count in counts.into_iter().take(if cfg!(miri) { 4 } else { counts.len() }) {
             let absent: Vec<Option<Digest>> = vec![None; count];
             assert_eq!(decode::<Vec<Option<Digest>>, { 8 << 20 }>(&encode(&absent)).unwrap(), absent);
             let nested: Vec<Vec<u8>> = vec![Vec::new(); count];

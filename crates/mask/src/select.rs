@@ -58,7 +58,7 @@ pub fn derive_mask(
 }
 
 /// Weights that one task of a parallel pass looks at, about.
-const TASK_WEIGHTS: usize = 1 << 16;
+const TASK_WEIGHTS: usize = if cfg!(miri) { 1 << 9 } else { 1 << 16 };
 /// Columns that are gathered together for a `column` group.
 const COLUMN_TILE: usize = 32;
 
@@ -233,6 +233,8 @@ mod tests {
     use half::bf16;
     use proptest::prelude::*;
 
+    const MOST_ROWS: usize = if cfg!(miri) { 10 } else { 40 };
+
     /// Keys given outright, the width, and the significant bits.
     struct Given(Vec<u64>, usize, u32);
 
@@ -277,7 +279,7 @@ mod tests {
     proptest! {
         #[test]
         fn equals_sorting(
-            rows in 1usize..40, columns in 1usize..80, levels in 1u64..1000,
+            rows in 1usize..MOST_ROWS, columns in 1usize..80, levels in 1u64..1000,
             numerator in 0u64..100, seed in any::<u64>(),
         ) {
             let mut state = seed;
@@ -289,7 +291,7 @@ mod tests {
         }
 
         #[test]
-        fn real_scores_equal_sorting(rows in 1usize..20, columns in 1usize..70, seed in any::<u64>()) {
+        fn real_scores_equal_sorting(rows in 1usize..MOST_ROWS / 2, columns in 1usize..70, seed in any::<u64>()) {
             let mut state = seed;
             let mut next = || { state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407); (state >> 40) as f32 / 1e6 - 8.0 };
             let weights: Vec<u8> = (0..rows * columns).flat_map(|_| bf16::from_f32(next()).to_le_bytes()).collect();
@@ -306,7 +308,7 @@ mod tests {
     /// Large enough for samples and for radix passes: many distinct keys, few, and one.
     #[test]
     fn large_pools_equal_sorting() {
-        let (rows, columns) = (531, 777);
+        let (rows, columns) = if cfg!(miri) { (17, 64) } else { (531, 777) };
         assert!((rows * columns) as u64 > 2 * layer::MAX_CANDIDATES);
         let mut state = 1u64;
         let mut next = || {
@@ -316,10 +318,12 @@ mod tests {
         let weights: Vec<u8> =
             (0..rows * columns).flat_map(|_| bf16::from_f32((next() % 3) as f32).to_le_bytes()).collect();
         let view = WeightsView::new(DType::BF16, rows, columns, &weights).unwrap();
-        for levels in [1u64 << 44, 64, 2, 1] {
-            let keys = Given::new((0..rows * columns).map(|_| next() % levels).collect(), columns);
-            for numerator in [1, 50, 99] {
-                let sparsity = Sparsity::new(numerator, 100).unwrap();
+        let all_levels: &[u64] = if cfg!(miri) { &[1 << 44, 1] } else { &[1 << 44, 64, 2, 1] };
+        for levels in all_levels {
+            let keys = Given::new((0..rows * columns).map(|_| next() % *levels).collect(), columns);
+            let numerators: &[u64] = if cfg!(miri) { &[50] } else { &[1, 50, 99] };
+            for numerator in numerators {
+                let sparsity = Sparsity::new(*numerator, 100).unwrap();
                 for group in [Group::Layer, Group::Row, Group::Column] {
                     let fast = select(view, &keys, group, sparsity);
                     let slow = select_by_sorting(view, &keys, group, sparsity);
@@ -338,10 +342,11 @@ mod tests {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 33) % below
         };
-        for (exponents, fractions) in [(255, 128), (2, 128), (255, 1), (40, 3), (1, 1)] {
+        let cases = [(255, 128), (2, 128), (255, 1), (40, 3), (1, 1)];
+        for (exponents, fractions) in cases.into_iter().take(if cfg!(miri) { 1 } else { cases.len() }) {
             for first_exponent in [0, 100, 254] {
                 for dtype in [DType::BF16, DType::F16, DType::F32] {
-                    let (rows, columns) = (7, 640);
+                    let (rows, columns) = if cfg!(miri) { (2, 64) } else { (7, 640) };
                     let mut exponent = |most: u64| (first_exponent + next(exponents)) % (most + 1);
                     let bits: Vec<u16> = (0..columns).map(|_| (exponent(254) << 7) as u16).collect();
                     let mut bits: Vec<u16> = bits.into_iter().map(|bits| bits | next(fractions) as u16).collect();

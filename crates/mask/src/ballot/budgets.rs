@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn accepts_what_selection_makes_and_nothing_one_bit_away() {
-        for (rows, columns) in [(1, 64), (5, 192), (9, 24), (3, 840), (33, 66), (64, 2)] {
+        let shapes = [(1, 64), (5, 192), (9, 24), (3, 840), (33, 66), (64, 2)];
+        for (rows, columns) in shapes.into_iter().take(if cfg!(miri) { 2 } else { shapes.len() }) {
             let bytes = vec![0u8; rows * columns * 2];
             let weights = WeightsView::new(DType::BF16, rows, columns, &bytes).unwrap();
             let sparsity = Sparsity::new(57, 100).unwrap();
@@ -134,7 +135,7 @@ mod tests {
             for group in groups {
                 let mask = select(weights, &Scattered(columns), group, sparsity);
                 assert_eq!(check_budgets(&mask, group, sparsity), Ok(()), "{group} {rows}×{columns}");
-                for at in (0..rows * columns).step_by(5) {
+                for at in (0..rows * columns).step_by(if cfg!(miri) { 331 } else { 5 }) {
                     let mut other = mask.clone();
                     other.words_mut()[at / 64] ^= 1 << (at % 64);
                     let error = check_budgets(&other, group, sparsity).unwrap_err();

@@ -79,6 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "zstd is C")]
     fn round_trip_with_exact_size_only() {
         let bytes: Vec<u8> = (0..10_000u32).map(|index| (index % 7) as u8).collect();
         let frame = Squeezer::new().squeeze(&bytes).unwrap();
@@ -89,6 +90,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "zstd is C")]
     fn refuses_frames_with_room_for_something_else() {
         let bytes = vec![3u8; 5000];
         let frame = Squeezer::new().squeeze(&bytes).unwrap();
@@ -104,6 +106,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "zstd is C")]
     fn gives_up_on_what_does_not_shrink() {
         let mut state = 1u64;
         let noise: Vec<u8> = (0..1 << 16)

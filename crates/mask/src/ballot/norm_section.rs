@@ -291,6 +291,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "too long there")]
     fn bytes_are_pinned() {
         let vectors = vectors(6, [96, 128, 96, 200]);
         let bytes = encoded(&vectors);
@@ -300,6 +301,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "too long there")]
     fn a_residual_stream_costs_less_than_strangers_do() {
         let stream = encoded(&vectors(8, [400, 1, 400, 1]));
         let strangers = encoded(&vectors(8, [1, 400, 1, 400]));

@@ -287,6 +287,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "too long there")]
     fn comes_near_the_entropy() {
         // one in eight: 0.5436 bits each
         let values = noise(80_000, 5);
@@ -330,6 +331,7 @@ mod tests {
 
     /// Every string of up to two bytes is either refused, or the one encoding of what it decodes to.
     #[test]
+    #[cfg_attr(miri, ignore = "too long there")]
     fn short_strings_are_canonical_or_refused() {
         let mut accepted = 0;
         for length in 0..=2u32 {

@@ -122,6 +122,7 @@ fn explicit_mask(weights: &Weights, group: Group, sparsity: Sparsity) -> Result<
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn every_pruner_and_group_decodes_to_the_mask_it_was_made_from() {
     let weights = weights();
     let norms = norms(&weights.layout);
@@ -153,6 +154,7 @@ fn every_pruner_and_group_decodes_to_the_mask_it_was_made_from() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn the_smallest_encoding_wins() {
     let weights = weights();
     let (bytes, encoded) = written(&vote(&weights.layout, Pruner::WANDA, "row"), &weights, Encodings::Auto);
@@ -169,6 +171,7 @@ fn the_smallest_encoding_wins() {
 
 /// A tap without norms is pruned by magnitude whatever the pruner, and the ballot says so by its mask.
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn a_tap_without_norms_is_carried_as_its_magnitude_mask() {
     let weights = weights();
     for pruner in [Pruner::WANDA, Pruner::RIA] {
@@ -200,6 +203,7 @@ fn a_tap_without_norms_is_carried_as_its_magnitude_mask() {
 
 /// The wire, pinned: what a peer with the same inputs must write, byte for byte.
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn bytes_are_pinned() {
     let weights = weights();
     let header = vote(&weights.layout, Pruner::WANDA, "2:4");
@@ -223,6 +227,7 @@ fn bytes_are_pinned() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn explicit_masks_round_trip_and_keep_their_budgets() {
     let (weights, bytes) = ballot_bytes(Encodings::Auto);
     let ballot = Ballot::parse(&bytes, &weights.layout).unwrap();
@@ -244,6 +249,7 @@ fn explicit_masks_round_trip_and_keep_their_budgets() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn a_bitmap_that_breaks_a_budget_is_refused_by_name() {
     let (weights, mut bytes) = ballot_bytes(Encodings::MaskOnly);
     let ballot = Ballot::parse(&bytes, &weights.layout).unwrap();
@@ -258,6 +264,7 @@ fn a_bitmap_that_breaks_a_budget_is_refused_by_name() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn refusals_say_what_is_wrong_and_what_to_do() {
     let (weights, bytes) = ballot_bytes(Encodings::Auto);
     let parse = |bytes: &[u8]| Ballot::parse(bytes, &weights.layout).unwrap_err().to_string();
@@ -294,6 +301,7 @@ fn refusals_say_what_is_wrong_and_what_to_do() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn the_writer_refuses_what_does_not_fit() {
     let weights = weights();
     let norms = norms(&weights.layout);
@@ -314,6 +322,7 @@ fn the_writer_refuses_what_does_not_fit() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn the_sinks_error_comes_back() {
     #[derive(Debug, PartialEq, thiserror::Error)]
     #[error("disk full")]
@@ -335,6 +344,7 @@ fn the_sinks_error_comes_back() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn truncated_anywhere_is_refused() {
     for encodings in [Encodings::Auto, Encodings::MaskOnly] {
         let (weights, bytes) = ballot_bytes(encodings);
@@ -347,6 +357,7 @@ fn truncated_anywhere_is_refused() {
 proptest! {
     /// Whatever is changed, reading ends in an error or in masks that keep their budgets.
     #[test]
+    #[cfg_attr(miri, ignore = "zstd is C")]
     fn damaged_ballots_never_panic(
         mask_only in any::<bool>(),
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
@@ -372,6 +383,7 @@ fn thresholds_bytes(weights: &Weights) -> (Vec<u8>, EncodedBytes) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn layer_masks_travel_as_thresholds_and_their_bytes_are_pinned() {
     let weights = weights();
     let (bytes, encoded) = thresholds_bytes(&weights);
@@ -384,6 +396,7 @@ fn layer_masks_travel_as_thresholds_and_their_bytes_are_pinned() {
 
 /// Two silos whose norms differ and whose masks do not.
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn thresholds_are_a_function_of_the_mask() {
     let weights = weights();
     let header = vote(&weights.layout, Pruner::WANDA, "layer");
@@ -454,6 +467,7 @@ fn thresholds_are_a_function_of_the_mask() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn thresholds_that_say_no_mask_of_the_header_are_refused() {
     let weights = weights();
     let (bytes, encoded) = thresholds_bytes(&weights);
@@ -487,6 +501,7 @@ fn thresholds_that_say_no_mask_of_the_header_are_refused() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn truncated_thresholds_are_refused() {
     let weights = weights();
     let (bytes, _) = thresholds_bytes(&weights);
@@ -497,6 +512,7 @@ fn truncated_thresholds_are_refused() {
 
 proptest! {
     #[test]
+    #[cfg_attr(miri, ignore = "zstd is C")]
     fn damaged_thresholds_never_panic(
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {

@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn more_than_one_task_and_the_largest_votes() {
         for votes in [&[1u32; 5][..], &[u32::MAX], &[u32::MAX - 1, 1], &[]] {
-            let counts = counts(3, 64 * LANES * 1024 + 1, votes, 0);
+            let counts = counts(3, 64 * LANES * super::super::counts::TASK_BLOCKS + 1, votes, 0);
             assert_eq!(counts.agreement(), reference(&counts), "{votes:?}");
         }
     }

@@ -48,9 +48,9 @@ use crate::weights::{DType, WeightsView};
 use rayon::prelude::*;
 
 /// Columns that one task looks at.
-const TASK_COLUMNS: usize = 256;
+const TASK_COLUMNS: usize = if cfg!(miri) { 16 } else { 256 };
 /// Weights looked up one by one that one task looks at.
-const TASK_PLACES: usize = 1 << 12;
+const TASK_PLACES: usize = if cfg!(miri) { 1 << 6 } else { 1 << 12 };
 /// Weights that are looked up one by one: a sixteenth, and this many more.
 const FREE_PLACES: usize = 1 << 16;
 

@@ -105,6 +105,7 @@ fn tally_bytes(weights: &Weights, group: &str, global: &str) -> Vec<u8> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn counts_and_masks_are_those_of_the_ballots_and_survive_the_file() {
     let weights = weights();
     for (local, global) in [("row", "layer"), ("layer", "row"), ("row", "column"), ("2:4", "2:4"), ("row", "2:4")] {
@@ -131,6 +132,7 @@ fn counts_and_masks_are_those_of_the_ballots_and_survive_the_file() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn bytes_are_pinned() {
     let weights = weights();
     let file = tally_bytes(&weights, "row", "layer");
@@ -150,6 +152,7 @@ fn bytes_are_pinned() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn somebodys_own_mask_may_vote_and_a_tallied_one_may_not() {
     let weights = weights();
     let mut ballots = three(&weights, "row");
@@ -180,6 +183,7 @@ fn somebodys_own_mask_may_vote_and_a_tallied_one_may_not() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn refusals_name_the_ballot_and_the_difference() {
     let weights = weights();
     let base = header(&weights, "row");
@@ -208,6 +212,7 @@ fn refusals_name_the_ballot_and_the_difference() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn files_whose_header_lies_are_refused() {
     let weights = weights();
     let ballots = three(&weights, "row");
@@ -239,6 +244,7 @@ fn files_whose_header_lies_are_refused() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn a_thousand_members_with_the_longest_names_fit() {
     let weights = weights();
     let bytes = ballot(&weights, &header(&weights, "row"), 5);
@@ -256,6 +262,7 @@ fn a_thousand_members_with_the_longest_names_fit() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn truncated_anywhere_is_refused() {
     let weights = weights();
     let file = tally_bytes(&weights, "row", "layer");
@@ -266,6 +273,7 @@ fn truncated_anywhere_is_refused() {
 
 proptest! {
     #[test]
+    #[cfg_attr(miri, ignore = "zstd is C")]
     fn damaged_tallies_never_panic(
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {

@@ -395,6 +395,7 @@ mod tests {
 
     /// Larger than the sample, with many ties and with few: the direct way is taken, and right.
     #[test]
+    #[cfg_attr(miri, ignore = "too long there")]
     fn large_matrices_take_the_direct_way() {
         for (levels, values, numerator) in [(100_000, 5, 50), (100_000, 1, 50), (3000, 3, 70), (100_000, 4, 20)] {
             for dtype in [DType::BF16, DType::F16] {

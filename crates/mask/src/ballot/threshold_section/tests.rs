@@ -90,6 +90,7 @@ fn logarithms_are_those_of_the_numbers() {
 
 /// The wire, pinned.
 #[test]
+#[cfg_attr(miri, ignore = "too long there")]
 fn bytes_are_pinned() {
     let half = Sparsity::new(1, 2).unwrap();
     let digests = DTYPES.map(|dtype| {
@@ -102,6 +103,7 @@ fn bytes_are_pinned() {
 
 proptest! {
     #[test]
+    #[cfg_attr(miri, ignore = "too long there")]
     fn round_trips(
         rows in 1u32..40, columns in 1u32..60, levels in prop_oneof![1u64..20, 1u64..100_000], values in 1u64..5,
         numerator in 0u64..100, dtype in 0usize..3, seed in any::<u64>(),
@@ -121,6 +123,7 @@ proptest! {
 
     /// Whatever is read and passes the check of all its matrices is the one encoding of their masks.
     #[test]
+    #[cfg_attr(miri, ignore = "too long there")]
     fn what_is_accepted_is_canonical(
         rows in 1u32..12, columns in 1u32..12, levels in 1u64..30, values in 1u64..5, dtype in 0usize..3,
         seed in any::<u64>(), changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..3),

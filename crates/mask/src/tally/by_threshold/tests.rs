@@ -145,9 +145,10 @@ fn voters() -> impl Strategy<Value = Vec<(u32, bool, u64)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 300 }))]
 
     #[test]
+    #[cfg_attr(miri, ignore = "zstd is C")]
     fn equals_counting_masks(
         rows in 1u32..40, columns in 1u32..80, dtype in 0usize..3,
         levels in prop_oneof![1u64..12, 12u64..200, Just(100_000u64)], values in 1u64..5, numerator in 0u64..100,
@@ -160,6 +161,7 @@ proptest! {
 
 /// Large enough for the sample; the way by thresholds is taken.
 #[test]
+#[cfg_attr(miri, ignore = "too long there")]
 fn large_matrices_are_decided_by_thresholds() {
     let voters: Vec<(u32, bool, u64)> =
         (0..9).map(|at| (1 + (at == 4) as u32 * 70_000, at % 3 == 0, at as u64)).collect();
@@ -184,6 +186,7 @@ fn large_matrices_are_decided_by_thresholds() {
 
 /// A ballot that a silo made up: the thresholds of another sparsity.
 #[test]
+#[cfg_attr(miri, ignore = "zstd is C")]
 fn unsound_thresholds_are_refused_by_name() {
     let case = Case {
         rows: 60,
