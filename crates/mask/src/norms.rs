@@ -109,11 +109,16 @@ fn canonical(mut bits: Vec<u16>) -> Vec<u16> {
     let value = bf16::from_bits(largest).to_f64();
     let field = i32::from(exponent_field_of_f64(value)) - 1023 + 127;
     let shift = (i32::from(TOP_EXPONENT) - field) & !1;
-    let scale = 2f64.powi(shift);
+    let scale = power_of_two(shift);
     for bits in &mut bits {
         *bits = bf16::from_f64(bf16::from_bits(*bits).to_f64() * scale).to_bits();
     }
     bits
+}
+
+/// 2^`exponent`, exactly, for exponents of normal numbers; of `powi` no precision is promised.
+fn power_of_two(exponent: i32) -> f64 {
+    f64::from_bits(((exponent + 1023) as u64) << 52)
 }
 
 fn exponent_field_of_f64(value: f64) -> u16 {
@@ -151,6 +156,18 @@ mod tests {
         assert!(NormVector::from_canonical_bits(vec![0x7f80]).is_err());
         assert!(NormVector::from_canonical_bits(vec![0x3f80]).is_err());
         assert!(NormVector::from_canonical_bits(vec![0, 0]).is_ok());
+    }
+
+    #[test]
+    fn every_scale_is_exact() {
+        for exponent in 0..=260 {
+            let mut expected = 1.0;
+            (0..exponent).for_each(|_| expected *= 2.0);
+            assert_eq!(power_of_two(exponent), expected);
+        }
+        // the smallest norm that there is, and the largest
+        assert_eq!(canonical(vec![1]), [254 << 7]);
+        assert_eq!(canonical(vec![0x7f7f, 1]), [0x7f7f, 1]);
     }
 
     proptest! {
