@@ -515,7 +515,7 @@ fn set_up_that_fails_says_what_was_typed_and_answered() {
         "{error}"
     );
     let error = fake.run_until("", &|| false).unwrap_err();
-    assert!(matches!(error, TestnetError::Io { .. }), "the folder is there already: {error}");
+    assert!(matches!(error, TestnetError::FolderExists(_)), "the folder is there already: {error}");
 }
 
 #[test]
