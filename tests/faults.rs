@@ -100,6 +100,15 @@ fn an_elected_aggregator_that_stays_dead_is_passed_over() {
         nodes.start_to_die(dead, point);
         nodes.start(&others(dead));
         assert_eq!(nodes.ended(dead).signal(), Some(SIGKILL), "{}", nodes.story());
+        if point == "proposal-sent" {
+            let dead_alone = [nodes.name(dead).to_owned()];
+            let stays = |all: &Nodes, node: usize| {
+                all.said(node, "staying")
+                    .any(|said| said["members"].as_array().is_some_and(|named| *named == dead_alone))
+            };
+            nodes
+                .wait("the others say for whom they stay", |all| others(dead).into_iter().all(|node| stays(all, node)));
+        }
         let root = nodes.agree(&others(dead));
         mask.see(point, root);
         nobody_equivocates(&bed, &nodes, &ALL, &[]);

@@ -29,6 +29,8 @@ pub const PUBLISH_INTERVAL: Duration = Duration::from_millis(250);
 pub const LOOKED_AT_GRACE: Duration = Duration::from_secs(5);
 /// How long a node that has everybody's result stays, so that the last ones get their answers.
 pub const GRACE: Duration = Duration::from_millis(1500);
+/// After this long, a node that is through says for whom it stays.
+pub const TOLD_TO_STAY: Duration = Duration::from_secs(5);
 /// How long children get to end by themselves before they are killed.
 pub const CHILD_GRACE: Duration = Duration::from_secs(5);
 /// Answers of workers that wait for the loop.

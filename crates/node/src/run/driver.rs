@@ -112,6 +112,8 @@ pub(super) struct Driver<'a> {
     finished: Option<(Outcome, Instant)>,
     /// Members that have told that they need nobody any more.
     finished_members: BTreeSet<MemberIndex>,
+    /// Whether it was said for whom this node stays.
+    told_to_stay: bool,
     concluded: Option<super::work::Conclusion>,
     failed: Option<NodeError>,
     observed: Option<Observed>,
@@ -152,6 +154,7 @@ impl<'a> Driver<'a> {
             validations: Validations::default(),
             finished: None,
             finished_members: BTreeSet::new(),
+            told_to_stay: false,
             concluded: None,
             failed: None,
         }
@@ -250,6 +253,7 @@ impl<'a> Driver<'a> {
             self.next_status = now + STATUS_INTERVAL;
             self.status(None);
             self.write_catalogue(false);
+            self.tell_for_whom_we_stay();
         }
         self.publish(None);
         self.tell_masks().await;

@@ -223,6 +223,13 @@ pub enum NodeEvent {
         /// The most memory that this process had, mapped files included.
         peak_memory_bytes: Option<u64>,
     },
+    /// This node is through, and stays to answer others.
+    Staying {
+        /// Those that have not said that they need nobody any more.
+        members: Vec<String>,
+        /// How long at most.
+        seconds: u64,
+    },
     /// All connections are closed; nothing is said or sent after this.
     Closed {
         /// To other members, in all runs of this round.
@@ -379,6 +386,14 @@ impl NodeEvent {
                     "round {outcome} after {seconds:.1} s{root}{pruned}; transcript in {}; {sent_bytes} bytes sent, \
                      {received_bytes} received",
                     transcript.display()
+                )
+            }
+            Self::Staying { members, seconds } => {
+                let members: Vec<String> = members.iter().map(|name| format!("`{name}`")).collect();
+                format!(
+                    "done here; staying up to {seconds} s (--linger) to answer {}, not known to be done; Ctrl-C ends that, \
+                     and loses nothing",
+                    members.join(", ")
                 )
             }
             Self::Closed { sent_bytes, received_bytes, .. } => {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use fedprune_federation::machine::Outcome;
 
 use super::super::conclude::{ConcludeInputs, conclude};
-use super::super::config::{GRACE, LOOKED_AT_GRACE, TRAFFIC_INTERVAL};
+use super::super::config::{GRACE, LOOKED_AT_GRACE, TOLD_TO_STAY, TRAFFIC_INTERVAL};
 use super::super::error::NodeError;
 use super::super::events::NodeEvent;
 use super::super::model::chain;
@@ -56,6 +56,23 @@ impl Driver<'_> {
         let told = self.observed.as_ref().is_none_or(|observed| observed.is_told(LOOKED_AT_GRACE));
         let over = since.elapsed() >= self.parts.config.linger || (everybody && told && since.elapsed() >= GRACE);
         over.then_some(ending_of(outcome))
+    }
+
+    /// Says once that this node is through and stays for others: it looks idle, and is not.
+    pub(super) fn tell_for_whom_we_stay(&mut self) {
+        let Some((_, since)) = self.finished.filter(|_| !self.told_to_stay) else { return };
+        let left = self.parts.config.linger.saturating_sub(since.elapsed());
+        if since.elapsed() < TOLD_TO_STAY || left.is_zero() {
+            return;
+        }
+        let me = self.parts.machine.me().as_usize();
+        let done: Vec<usize> = self.finished_members.iter().map(|member| member.as_usize()).collect();
+        let others = self.parts.names.iter().enumerate().filter(|(at, _)| *at != me && !done.contains(at));
+        let members: Vec<String> = others.map(|(_, name)| name.clone()).collect();
+        self.told_to_stay = true;
+        if !members.is_empty() {
+            self.say(&NodeEvent::Staying { members, seconds: left.as_secs() });
+        }
     }
 
     pub(super) async fn end(mut self, ending: Ending) -> Result<Ending, NodeError> {
