@@ -26,9 +26,12 @@ use nodes::{Bed, Nodes};
 
 /// Size of a flood unless the environment has another, in MiB.
 const FLOOD_MIB: u64 = 32;
+/// Where the environment says another.
+const BY_HAND: &str = "FEDPRUNE_FLOOD_MIB";
 /// Memory that a node may need beyond what it needs without a flood.
 const MEMORY_BYTES: u64 = 150 << 20;
-/// Time that a round may take beyond twice what it takes without a flood, on a machine that has other things to do.
+/// Time that a round may take beyond twice what it takes without a flood, on a machine that has other things to do; none
+/// when it is measured by hand.
 const SLACK_SECONDS: f64 = 5.0;
 /// Connections of an outsider at a time.
 const OUTSIDERS: usize = 8;
@@ -36,7 +39,7 @@ const OUTSIDERS: usize = 8;
 const ROUND: &str = "contribution_seconds = 4";
 
 fn flood_bytes() -> u64 {
-    let mib = std::env::var("FEDPRUNE_FLOOD_MIB").map(|mib| mib.parse().expect("FEDPRUNE_FLOOD_MIB is a number"));
+    let mib = std::env::var(BY_HAND).map(|mib| mib.parse().expect("FEDPRUNE_FLOOD_MIB is a number"));
     mib.unwrap_or(FLOOD_MIB) << 20
 }
 
@@ -65,7 +68,8 @@ fn compare(what: &str, without: Cost, with: Cost) {
     println!("{what}: {} MiB\n  without {without:?}\n  with    {with:?}", flood_bytes() >> 20);
     let more = with.memory_bytes.saturating_sub(without.memory_bytes);
     assert!(more <= MEMORY_BYTES, "{more} bytes more: {without:?} {with:?}");
-    assert!(with.seconds <= 2.0 * without.seconds + SLACK_SECONDS, "{without:?} {with:?}");
+    let slack = if std::env::var_os(BY_HAND).is_some() { 0.0 } else { SLACK_SECONDS };
+    assert!(with.seconds <= 2.0 * without.seconds + slack, "{without:?} {with:?}");
 }
 
 /// A round of all but one, which never starts: nothing of it arrives in time, as of a member that is shut out.

@@ -326,11 +326,13 @@ fn damaged_files_are_refused_without_harm() {
         }
     }
     // a header beyond what any has: an array of bytes that memory would hold thirty times over
-    let mut huge = [b"GGUF", &3u32.to_le_bytes()[..], &0u64.to_le_bytes(), &1u64.to_le_bytes(), &text("x")].concat();
-    huge.extend([&9u32.to_le_bytes()[..], &0u32.to_le_bytes(), &(60u64 << 20).to_le_bytes()].concat());
-    huge.resize(huge.len() + (60 << 20), 0);
-    let error = taken(&huge, folder.path()).unwrap_err().to_string();
-    assert!(error.contains("header has at most"), "{error}");
+    for (values, refusal) in [(60u64 << 20, "header has at most"), (5 << 20, "more values than any model needs")] {
+        let head = [b"GGUF", &3u32.to_le_bytes()[..], &0u64.to_le_bytes(), &1u64.to_le_bytes(), &text("x")].concat();
+        let array = [&9u32.to_le_bytes()[..], &0u32.to_le_bytes(), &values.to_le_bytes()].concat();
+        let huge = [head, array, vec![0; values as usize]].concat();
+        let error = taken(&huge, folder.path()).unwrap_err().to_string();
+        assert!(error.contains(refusal), "{error}");
+    }
     // a name of a gigabyte in a file that has one on paper
     let elsewhere = tempfile::tempdir().unwrap();
     let sparse = elsewhere.path().join("sparse.gguf");

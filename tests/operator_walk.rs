@@ -213,7 +213,8 @@ fn the_walk_of_the_document_ends_in_one_model() {
 
     let namespaces = Namespaces::new();
     if let Err(why) = &namespaces {
-        println!("no network namespaces here, and so the three nodes share loopback: {why}");
+        // standard error of tests is theirs
+        let _ = writeln!(std::io::stderr(), "no network namespaces here, and so the three nodes share loopback: {why}");
     }
     let homes: Vec<PathBuf> = ORGANISATIONS.iter().map(|name| folder.path().join(name)).collect();
     let mut terminals: Vec<Terminal> = homes

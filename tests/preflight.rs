@@ -33,7 +33,11 @@ fn look(folder: &Path, home: &str, more: &[&str]) -> (i32, Value) {
     let arguments = [&["preflight", "--home", home], wait, more].concat();
     let output = program(folder, &arguments).output().expect("the program starts");
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"));
+    let checks = report["checks"].as_array().expect("checks");
+    for check in checks.iter().filter(|check| check["state"] == "failed") {
+        assert!(check["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "no remedy: {check}");
+    }
     (output.status.code().expect("an exit code"), report)
 }
 
@@ -195,6 +199,16 @@ fn a_node_can_run_or_not() {
         let (state, _, remedy) = check(&report, name);
         assert_eq!((code, state, remedy.is_empty()), (1, "failed", false), "{more:?}: {report:#}");
     }
+    // a key that is none: what does not need it is looked at all the same
+    let key = at.join("north").join("key.pem");
+    let kept = std::fs::read(&key).unwrap();
+    std::fs::write(&key, "no key").unwrap();
+    let (code, report) = look(at, "north", &[]);
+    assert_eq!((code, check(&report, "key").0), (1, "failed"), "{report:#}");
+    for name in ["consortium", "round", "model", "disk"] {
+        assert_eq!(check(&report, name).0, "ok", "{report:#}");
+    }
+    std::fs::write(&key, kept).unwrap();
 }
 
 #[test]

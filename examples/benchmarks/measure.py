@@ -268,15 +268,17 @@ def section_tally():
     """64 local-layer ballots of LLaMA-7B's layout."""
     model = large_model()
     runs, lines = {}, []
-    # writing ballots that are functions of masks takes 64 selections, so that some blocks stand for all
+    # writing ballots that are functions of masks takes 64 selections of each matrix, so that some blocks stand for all
     for encoding, flags in (("column-thresholds", ["--mask-only", "--blocks", 1 if QUICK else 4]),
-                            ("norms", ["--blocks", 1])):
+                            ("norms", ["--blocks", 1] if QUICK else [])):
         taken = runs[encoding] = Ran([KERNELS, "tally", "--model", model, *flags]).json()
         seconds, per = taken["seconds"], 1e9 * THREADS / taken["weights"]
         what = f"tally of 64 local-layer ballots of {encoding}, {taken['weights'] / taken['prunable_weights']:.0%} of LLaMA-7B"
         if encoding == "column-thresholds" and seconds.get("thresholds"):
             scaled = seconds["thresholds"] * taken["prunable_weights"] / taken["weights"]
-            lines.append(row("tally-thresholds", "tally of 64 local-layer ballots, LLaMA-7B layout: threshold counts",
+            share = taken["weights"] / taken["prunable_weights"]
+            lines.append(row("tally-thresholds",
+                             f"tally of 64 local-layer ballots, LLaMA-7B layout: threshold counts, scaled from {share:.0%}",
                              report.seconds(scaled), (scaled, "s"), "at most", 0.3))
         lines += [
             row(f"tally-layer-{encoding}", f"{what}: exact mask root", report.seconds(seconds["tally"]),

@@ -10,7 +10,7 @@
 //!   representable in the format of the matrices is stored in that; the numbers are the same.
 //!
 //! A quantised file is refused: its weights are no longer the model's, and pruning what another program reads
-//! differently agrees with nobody. The header is read by candle, behind a bound of its size; every tensor is then checked
+//! differently agrees with nobody. The header is read by candle, behind bounds of its size and of its values; every tensor is then checked
 //! against the file before it is read, one at a time. The folder appears whole, after it was opened as a checkpoint, or
 //! not at all.
 
@@ -20,7 +20,7 @@ mod tokenizer;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -33,6 +33,9 @@ use safetensors::tensor::View;
 
 /// Most bytes before the tensors: vocabularies of a quarter of a million tokens take seven million.
 const MAX_HEADER_BYTES: u64 = 32 << 20;
+/// Most values in the header, about: candle keeps each in 32 bytes, the smallest of which have one in the file, and reads
+/// each on its own. A quarter of a million tokens with their scores, kinds and merges take two million reads.
+const MAX_HEADER_READS: u64 = 4 << 20;
 /// Most tensors, beyond what any checkpoint here has.
 const MAX_TENSORS: usize = 1 << 16;
 /// Longest name of a tensor that is repeated in a message.
@@ -169,7 +172,7 @@ pub fn import(import: &Import<'_>) -> Result<Imported, GgufError> {
         String::new()
     };
     let unreadable = |why: &str| GgufError::Format { path: path.to_owned(), why: shown(why) + &longer };
-    let mut bounded = Bounded { file: &mut file, end: bytes.min(MAX_HEADER_BYTES) };
+    let mut bounded = Bounded { file: BufReader::new(&mut file), end: bytes.min(MAX_HEADER_BYTES), at: 0, reads: 0 };
     // it divides by an alignment that may be zero
     let content = crate::text::survived(|| Content::read(&mut bounded))
         .ok_or_else(|| unreadable("it is damaged in a way that the reader does not survive"))?
@@ -247,27 +250,42 @@ fn read_given(path: &Path, limit: u64) -> Result<Vec<u8>, GgufError> {
     }
 }
 
-/// A reader to whom a file ends where a header has to.
+/// A reader to whom a file ends where a header has to, and who reads no more often than a header needs.
 struct Bounded<'f> {
-    file: &'f mut File,
-    /// Where that is, in bytes.
+    file: BufReader<&'f mut File>,
+    /// Where it ends, in bytes.
     end: u64,
+    /// Where it is, in bytes.
+    at: u64,
+    reads: u64,
 }
 
 impl Read for Bounded<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.end.saturating_sub(self.file.stream_position()?);
+        self.reads += 1;
+        if self.reads > MAX_HEADER_READS {
+            return Err(io::Error::other("its header holds more values than any model needs"));
+        }
+        let left = self.end.saturating_sub(self.at);
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        self.file.read(&mut buffer[..most])
+        let read = self.file.read(&mut buffer[..most])?;
+        self.at += read as u64;
+        Ok(read)
     }
 }
 
 impl Seek for Bounded<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        match to {
-            SeekFrom::End(from) => self.file.seek(SeekFrom::Start(self.end.saturating_add_signed(from))),
-            other => self.file.seek(other),
-        }
+        // within what is buffered, nothing is read again
+        let to = match to {
+            SeekFrom::Start(to) => to,
+            SeekFrom::End(from) => self.end.saturating_add_signed(from),
+            SeekFrom::Current(from) => self.at.saturating_add_signed(from),
+        };
+        let from = i64::try_from(i128::from(to) - i128::from(self.at)).map_err(io::Error::other)?;
+        self.file.seek_relative(from)?;
+        self.at = to;
+        Ok(to)
     }
 }
 

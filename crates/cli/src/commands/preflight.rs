@@ -136,6 +136,9 @@ pub fn run(options: &PreflightOptions, meter: &Meter) -> anyhow::Result<Prefligh
         let about = others::About { consortium, identity, name, round: known.round.as_ref(), in_use: known.in_use };
         checks.extend(others::check(options, &about)?);
     }
+    for check in checks.iter_mut().filter(|check| check.state == State::Failed) {
+        check.remedy.get_or_insert_with(|| otherwise(&check.name, options));
+    }
     let ready = checks.iter().all(|check| check.state != State::Failed);
     let next = if ready {
         format!("{} node run --home {}{}", program(), shell(&options.home), typed(options))
@@ -143,6 +146,29 @@ pub fn run(options: &PreflightOptions, meter: &Meter) -> anyhow::Result<Prefligh
         format!("{} preflight --home {}", program(), shell(&options.home))
     };
     Ok(PreflightReport { ready, checks, next })
+}
+
+/// What to do about a check that failed with an error that does not say it.
+fn otherwise(name: &str, options: &PreflightOptions) -> String {
+    let (program, home) = (program(), shell(&options.home));
+    match name {
+        "key" => "put this member's own key.pem back from where it is kept safe, readable by nobody else".to_owned(),
+        "consortium" => {
+            format!(
+                "get the consortium's document anew from another member, then {program} consortium sign consortium.toml --home {home}"
+            )
+        }
+        "round" => format!("{program} round approve round.toml --home {home}"),
+        "model" => "give the folder of the round's model with --model DIR; if files are damaged, fetch or copy it anew"
+            .to_owned(),
+        "text" => "give text that can be read with --data PATH".to_owned(),
+        "policy" => "mend this site's policy file, or take it away".to_owned(),
+        "ports" => "give another address with --listen /ip4/0.0.0.0/tcp/4100".to_owned(),
+        "network" => {
+            "see that this machine has a network, that nothing blocks its ports, and that names resolve".to_owned()
+        }
+        _ => format!("mend that, then {program} preflight --home {home}"),
+    }
 }
 
 /// What a node would need to be told, where no file does.
