@@ -1,6 +1,6 @@
 //! Nodes in one process, over TCP and QUIC on the loopback interface.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fedprune_federation::{ConsortiumId, RoundId, SigningKey};
 use futures::StreamExt;
@@ -472,7 +472,7 @@ async fn who_sends_rejected_messages_is_shut_out() {
     let mut nodes = nodes(2, TCP).await;
     let mut hearing = nodes.remove(1);
     let speaking = nodes.remove(0);
-    let mut heard = 0;
+    let (mut heard, began) = (0, Instant::now());
     for i in 0..100u8 {
         speaking.network.publish(vec![i]).await.expect("runs");
         let next = hearing.until(|event| match event {
@@ -488,7 +488,10 @@ async fn who_sends_rejected_messages_is_shut_out() {
             Err((member, why, lasts)) => {
                 assert_eq!((member, lasts), (MemberIndex(0), crate::limits::SHUT_OUT_FIRST));
                 assert!(why.contains("no honest member"), "{why}");
-                assert!((crate::limits::MOST_FAULTS..=crate::limits::MOST_FAULTS + 2).contains(&heard), "{heard}");
+                // on a starved machine, some are forgiven meanwhile
+                let forgiven = began.elapsed().as_secs_f64() * crate::limits::FAULTS_FORGIVEN_PER_SECOND;
+                let most = crate::limits::MOST_FAULTS + forgiven.ceil() as u64 + 2;
+                assert!((crate::limits::MOST_FAULTS..=most).contains(&heard), "{heard} after {:?}", began.elapsed());
                 assert_eq!(hearing.disconnected().await, MemberIndex(0));
                 // it is not dialled, and does not get in
                 let again = timeout(Duration::from_secs(2), hearing.connected(1)).await;
