@@ -3,7 +3,7 @@
 # one table and writes OUT/performance.json.
 # usage: examples/benchmarks/run.sh [--out DIR] [--quick] [--only SECTION]... [--record]
 #   --out      folder for everything it makes                                            [default: out/benchmarks]
-#   --quick    under three minutes: fewer rounds, smaller inputs, without the large model and the network
+#   --quick    the short way: fewer rounds, smaller inputs, without the large model and the network
 #   --only     one section, anew; the others as DIR has them (compute ballots matrix tally digest large wire idle)
 #   --record   also writes docs/performance.json, and from it the tables of README.md and docs/performance.md
 # needs: cargo, python3 with venv and pip, 6 GB of disk for torch and 60 GB for the large model

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::{Content, TensorInfo};
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use fedprune_checkpoint::{Checkpoint, CheckpointError};
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -36,6 +36,7 @@ const MAX_HEADER_BYTES: u64 = 32 << 20;
 /// Most values in the header, about: candle keeps each in 32 bytes, the smallest of which have one in the file, and reads
 /// each on its own. A quarter of a million tokens with their scores, kinds and merges take two million reads.
 const MAX_HEADER_READS: u64 = 4 << 20;
+const _: () = assert!(size_of::<Value>() <= 32);
 /// Most tensors, beyond what any checkpoint here has.
 const MAX_TENSORS: usize = 1 << 16;
 /// Longest name of a tensor that is repeated in a message.

@@ -161,7 +161,7 @@ fn otherwise(name: &str, options: &PreflightOptions) -> String {
         "round" => format!("{program} round approve round.toml --home {home}"),
         "model" => "give the folder of the round's model with --model DIR; if files are damaged, fetch or copy it anew"
             .to_owned(),
-        "text" => "give text that can be read with --data PATH".to_owned(),
+        "text" => "give files or folders that this user can read with --data PATH".to_owned(),
         "policy" => "mend this site's policy file, or take it away".to_owned(),
         "ports" => "give another address with --listen /ip4/0.0.0.0/tcp/4100".to_owned(),
         "network" => {
@@ -243,11 +243,7 @@ fn membership(options: &PreflightOptions, checks: &mut Vec<Check>) -> Known {
         }
         // no round is approved without a member's key
         Err(_) if identity.is_none() => {}
-        Err(error) => {
-            let mut check = Check::error("round", &error.into());
-            check.remedy.get_or_insert_with(|| format!("{program} round approve round.toml --home {folder}"));
-            checks.push(check);
-        }
+        Err(error) => checks.push(Check::error("round", &error.into())),
     }
     known.consortium = identity.map(|(identity, name)| (consortium, identity, name));
     known

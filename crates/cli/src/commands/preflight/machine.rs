@@ -88,13 +88,7 @@ pub(super) fn text(options: &PreflightOptions, round: Option<&Round>) -> Option<
             }
             Check::ok("text", format!("{} files, {}", count(files.len() as u64), bytes(total)))
         }
-        Err(error) => {
-            let mut check = Check::error("text", &error.into());
-            check
-                .remedy
-                .get_or_insert_with(|| "give files or folders that this user can read with --data PATH".to_owned());
-            check
-        }
+        Err(error) => Check::error("text", &error.into()),
     })
 }
 
